@@ -1,0 +1,212 @@
+"""What a backend must do, in plain records: encode pictures, train adapters, draw pictures.
+
+Jobs are frozen dataclasses of numbers, strings and paths, and results are files, so that a backend may live in
+another process or interpreter. A backend knows models, not methods: prompts arrive written out, loss weights as
+numbers, starting latents as seeds or files. Every random number comes from `jdx.draws` (or, for a picture's first
+latent, from its seed), keyed by the style's own name, so results do not depend on who shares a batch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from jdx.progress import Progress
+
+Dtype = Literal["float32", "bfloat16", "float64"]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A Stable Diffusion in diffusers layout: a folder, or a hub id with an optional revision and file variant."""
+
+    path: str
+    revision: str | None = None
+    variant: str | None = None
+
+
+@dataclass(frozen=True)
+class CropSpec:
+    """How a reference becomes `variants` training views of `resolution` pixels.
+
+    The picture's short edge is resized to round(scale * resolution) (antialiased bilinear, as torchvision's Resize
+    on a PIL picture), then a square of `resolution` is cut: variant 0 at the centre when `random` is false, else at
+    offsets drawn per (seed, style, picture file stem, variant), and mirrored with probability `flip`.
+    """
+
+    resolution: int
+    scale: float = 1.04
+    random: bool = True
+    variants: int = 8
+    flip: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class EncodeJob:
+    """VAE posterior moments of the training views of some styles: {style: picture paths in order}."""
+
+    model: ModelSpec
+    crop: CropSpec
+    pictures: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class LoraSpec:
+    """Low-rank adapters on one network (Hu et al. 2021): W' = W + alpha/rank · B A.
+
+    rank 0 means none. targets are the last parts of module paths, as PEFT's `target_modules` suffixes.
+    """
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AdapterSpec:
+    """One adapter of the stack: whose it is, its size and how fast it learns. Every number may differ in a stack."""
+
+    style: str
+    captions: tuple[str, ...]  # one per reference, in the order of its moments
+    seed: int
+    unet: LoraSpec
+    text_encoder: LoraSpec
+    unet_lr: float
+    text_encoder_lr: float
+    weight_decay: float = 1e-2
+    max_grad_norm: float | None = None  # of one adapter's whole gradient, both networks together
+    prior_captions: tuple[str, ...] = ()  # one per class picture
+    prior_weight: float = 0.0  # loss = instance + prior_weight * prior; 0 draws no class pictures
+
+
+@dataclass(frozen=True)
+class ScheduleSpec:
+    """Learning-rate factor over steps: constant, or cosine/linear to zero at `steps`, after a linear warm-up."""
+
+    name: Literal["constant", "cosine", "linear"] = "constant"
+    warmup_steps: int = 0
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """Train all `adapters` together on one frozen base, and write a snapshot of each at every step in `snapshots`.
+
+    moments[style] is the folder that `encode` wrote for it; prior_moments likewise for class pictures.
+    resume[style] is a snapshot folder to continue from (all of a job's styles resume at `start_step` or none does).
+    batch_size: instance samples per style and step (and as many class samples when prior_weight > 0).
+    micro_batch: samples in one pass, 0 = chosen by memory; never changes the result beyond rounding.
+    """
+
+    model: ModelSpec
+    adapters: tuple[AdapterSpec, ...]
+    moments: Mapping[str, Path]
+    snapshots: tuple[int, ...]
+    schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
+    schedule_steps: int = 0  # horizon of a decaying schedule
+    batch_size: int = 1
+    accumulation: int = 1  # optimiser step after so many batches (a "step" is an optimiser step)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    dropout: float = 0.0
+    prior_moments: Mapping[str, Path] = field(default_factory=dict)
+    resume: Mapping[str, Path] = field(default_factory=dict)
+    start_step: int = 0
+    micro_batch: int = 0
+    log_every: int = 10
+
+
+@dataclass(frozen=True)
+class SamplerSpec:
+    """A sampler by name and its steps; guidance 1 switches classifier-free guidance off."""
+
+    name: Literal["ddim", "unipc", "dpmpp", "euler"]
+    steps: int
+    guidance_scale: float
+
+
+@dataclass(frozen=True)
+class PictureSpec:
+    """One picture to draw. `file` is its name below the output folder, for example "Ice cream.png"."""
+
+    file: str
+    prompt: str
+    negative_prompt: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class InitSpec:
+    """Start from a picture instead of noise (img2img, Meng et al. 2021): the last `strength` share of the steps."""
+
+    picture: Path
+    strength: float
+
+
+@dataclass(frozen=True)
+class StyleDrawJob:
+    """All pictures of one style: its adapter folder (None = the untouched base) and what to draw."""
+
+    style: str
+    adapter: Path | None
+    pictures: tuple[PictureSpec, ...]
+    init: InitSpec | None = None
+    lora_scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class GenerateJob:
+    """Draw the pictures of some styles at `resolution` (pixels, a multiple of the VAE's factor)."""
+
+    model: ModelSpec
+    sampler: SamplerSpec
+    resolution: int
+    styles: tuple[StyleDrawJob, ...]
+    batch_size: int = 0  # pictures in one pass, 0 = chosen by memory; changes nothing beyond rounding
+
+
+OnStyle = Callable[[str, Path], None]  # (style, finished folder)
+OnSnapshot = Callable[[str, int, Path], None]  # (style, step, finished folder)
+OnLosses = Callable[[int, Mapping[str, float]], None]  # (step, {style: mean loss since the last call})
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """Which styles stopped early and why: {style: (step, reason)}. The others reached the last snapshot."""
+
+    failed: Mapping[str, tuple[int, str]]
+    seconds: float
+
+
+class Backend(ABC):
+    """Encode, train and draw with one framework. Finished folders are handed over one by one through callbacks.
+
+    A callback may move the folder away; the backend never touches it afterwards.
+    """
+
+    name: str
+
+    @abstractmethod
+    def describe(self) -> dict[str, str]:
+        """Device, precision and library versions, for the record of a run."""
+
+    @abstractmethod
+    def check(self, model: ModelSpec) -> list[str]:
+        """Faults of the model and device that can be seen without loading weights; empty when all is well."""
+
+    @abstractmethod
+    def encode(self, job: EncodeJob, out: Path, progress: Progress, on_style: OnStyle) -> None:
+        """Write out/STYLE/moments.safetensors: `mean` and `std`, float32 (pictures, variants, C, h, w), unscaled."""
+
+    @abstractmethod
+    def train(
+        self, job: TrainJob, out: Path, progress: Progress, on_snapshot: OnSnapshot, on_losses: OnLosses
+    ) -> TrainOutcome:
+        """Write out/STYLE/STEP/ with pytorch_lora_weights.safetensors, state.safetensors and losses.csv (step,loss)."""
+
+    @abstractmethod
+    def generate(self, job: GenerateJob, out: Path, progress: Progress, on_style: OnStyle) -> None:
+        """Write out/STYLE/FILE for every picture asked for (PNG, RGB)."""
