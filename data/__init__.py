@@ -1,0 +1,1 @@
+"""What goes in: the challenge layout reader and the embedded sample world."""
