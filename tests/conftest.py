@@ -1,0 +1,21 @@
+"""Fixtures that more than one folder of tests uses; built once a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_sd import build_tiny_sd
+
+
+@pytest.fixture(scope="session")
+def tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random-weight Stable Diffusion with v-prediction, as SD 2.1. Read only."""
+    return build_tiny_sd(tmp_path_factory.mktemp("tiny_sd") / "v")
+
+
+@pytest.fixture(scope="session")
+def tiny_sd_eps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same weights told to predict the noise, as SD 1.x and SD 2.1 base. Read only."""
+    return build_tiny_sd(tmp_path_factory.mktemp("tiny_sd") / "eps", prediction_type="epsilon")
