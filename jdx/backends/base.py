@@ -1,4 +1,4 @@
-"""What a backend must do, in plain records: encode pictures, train adapters, draw pictures.
+"""What a backend must do, in plain records: encode pictures, train adapters, draw and redraw pictures.
 
 Jobs are frozen dataclasses of numbers, strings and paths, and results are files, so that a backend may live in
 another process or interpreter. A backend knows models, not methods: prompts arrive written out, loss weights as
@@ -168,6 +168,46 @@ class GenerateJob:
     batch_size: int = 0  # pictures in one pass, 0 = chosen by memory; changes nothing beyond rounding
 
 
+@dataclass(frozen=True)
+class StyleIdSpec:
+    """StyleID (Chung et al. 2024): self-attention with the content's queries and the style's keys and values.
+
+    layers: module paths of self-attentions. gamma: share of the content's query, in [0, 1]. temperature: factor of
+    the attention logits (1.5 in the paper). steps: of inversion and of drawing. start_step: reverse steps without
+    injection at the beginning (1 in the authors' program). adain: give the first latent the style's moments.
+    """
+
+    layers: tuple[str, ...]
+    gamma: float
+    temperature: float
+    steps: int
+    start_step: int = 1
+    adain: bool = True
+
+
+@dataclass(frozen=True)
+class StyleStyliseJob:
+    """One style: its reference pictures and what to redraw.
+
+    contents: {file: (content picture, index of the reference whose style it takes)}.
+    """
+
+    style: str
+    references: tuple[Path, ...]
+    contents: Mapping[str, tuple[Path, int]]
+
+
+@dataclass(frozen=True)
+class StyliseJob:
+    """Redraw content pictures in the style of references, at `resolution` pixels, with an empty prompt."""
+
+    model: ModelSpec
+    spec: StyleIdSpec
+    resolution: int
+    styles: tuple[StyleStyliseJob, ...]
+    batch_size: int = 0  # content pictures in one pass, 0 = chosen by memory
+
+
 OnStyle = Callable[[str, Path], None]  # (style, finished folder)
 OnSnapshot = Callable[[str, int, Path], None]  # (style, step, finished folder)
 OnLosses = Callable[[int, Mapping[str, float]], None]  # (step, {style: mean loss since the last call})
@@ -210,3 +250,7 @@ class Backend(ABC):
     @abstractmethod
     def generate(self, job: GenerateJob, out: Path, progress: Progress, on_style: OnStyle) -> None:
         """Write out/STYLE/FILE for every picture asked for (PNG, RGB)."""
+
+    @abstractmethod
+    def stylise(self, job: StyliseJob, out: Path, progress: Progress, on_style: OnStyle) -> None:
+        """Write out/STYLE/FILE for every content picture (PNG, RGB)."""

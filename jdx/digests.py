@@ -1,0 +1,63 @@
+"""What a file or a model is, as a short text that changes when its content does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+
+from jdx.backends.base import ModelSpec
+from jdx.store import write_atomic
+
+MODEL_FILES = (".safetensors", ".bin", ".json", ".txt")
+
+
+@lru_cache(maxsize=4096)
+def _digest(path: str, _size: int, _mtime: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, read once per process and change of its size or time."""
+    stat = path.stat()
+    return _digest(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+
+
+def model_identity(model: ModelSpec, cache: Path | None = None) -> str:
+    """The weights' identity: a digest of a local folder, or a hub id with the commit in the local hub cache.
+
+    cache: a JSON file that remembers large files' digests between processes by path, size and time.
+    """
+    folder = Path(model.path).expanduser()
+    if folder.is_dir():
+        return "folder:" + _folder_digest(folder, cache)
+    return f"hub:{model.path}@{_hub_commit(model)}" + (f":{model.variant}" if model.variant else "")
+
+
+def _folder_digest(folder: Path, cache: Path | None) -> str:
+    known: dict[str, str] = {}
+    if cache is not None and cache.is_file():
+        try:
+            known = json.loads(cache.read_text())
+        except ValueError:  # a torn or foreign file costs a second look at the weights, nothing more
+            known = {}
+    total = hashlib.sha256()
+    fresh: dict[str, str] = {}
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in MODEL_FILES and p.is_file()):
+        stat = path.stat()
+        name = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+        fresh[name] = known.get(name) or file_digest(path)
+        total.update(f"{path.relative_to(folder).as_posix()}\0{fresh[name]}\n".encode())
+    if cache is not None and not fresh.keys() <= known.keys():
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(cache, json.dumps(known | fresh, indent=0))
+    return total.hexdigest()[:24]
+
+
+def _hub_commit(model: ModelSpec) -> str:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model.path, "model_index.json", revision=model.revision)
+    return Path(found).parent.name if isinstance(found, str) else (model.revision or "main")

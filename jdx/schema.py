@@ -1,0 +1,217 @@
+"""What one trial is made of: every setting with its type, range and unit, checked together before anything is loaded.
+
+Hydra composes YAML; `build` turns the result into these frozen records, or raises one `ConfigError` that lists every
+fault: misspelt keys (with the nearest real one), wrong types, numbers out of range, settings that contradict each
+other. Code below `train.py` sees only these records, never a config object.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+_RECORD = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+record = dataclass(frozen=True, config=_RECORD, kw_only=True)
+
+Steps = Annotated[int, Field(ge=1, le=1_000_000)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Rate = Annotated[float, Field(ge=0.0, le=1.0)]  # learning rate
+Rank = Annotated[int, Field(ge=0, le=1024)]  # 0 = this network is not adapted
+Count = Annotated[int, Field(ge=1)]
+OptionalCount = Annotated[int | None, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+@record
+class Model:
+    """A Stable Diffusion 1.x or 2.x in diffusers layout."""
+
+    name: str  # what the leaderboard calls it
+    path: str  # a folder or a hub id
+    revision: str | None = None
+    variant: str | None = None  # weight file variant, such as "fp16"
+    resolution: Annotated[int, Field(ge=64, le=2048)]  # pixels; default of training and drawing
+
+
+@record
+class Data:
+    """A set in the challenge layout: NN/images/OBJECT.png and NN/prompt.json."""
+
+    name: str
+    root: str  # folder that holds the style folders
+    styles: list[str | int] | None = None  # which styles; null = all
+    max_references: OptionalCount = None  # references per style; null = all
+    max_prompts: OptionalCount = None  # prompts per style; null = all
+
+
+@record
+class Prompts:
+    """Templates; {object} is the picture's or prompt's word, {style} the style's id."""
+
+    train: str = "an image of {object} in style_{style}"
+    generate: str = "an image of {object} in style_{style}"
+
+
+@record
+class Method:
+    """Which parts a trial is composed of."""
+
+    name: str
+    train: bool = True  # false = draw with the untouched base
+    prompts: Prompts
+
+
+@record
+class NetworkLora:
+    """LoRA of one network: delta W = alpha / rank · B A."""
+
+    rank: Rank
+    alpha: Annotated[float | None, Field(gt=0)] = None  # null = rank, a factor of 1
+    targets: list[str]  # last parts of module paths, as PEFT's target_modules
+
+
+@record
+class Lora:
+    """Low-rank adapters (Hu et al. 2021) on the UNet and the text encoder."""
+
+    rank: Rank  # short for unet.rank
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    unet: NetworkLora
+    text_encoder: NetworkLora
+
+
+@record
+class NetworkOptim:
+    """What may differ between networks."""
+
+    lr: Rate
+
+
+@record
+class Optim:
+    """AdamW (Loshchilov and Hutter 2019), per adapter."""
+
+    unet: NetworkOptim
+    text_encoder: NetworkOptim
+    betas: Annotated[list[Annotated[float, Field(ge=0.0, lt=1.0)]], Field(min_length=2, max_length=2)]
+    eps: Annotated[float, Field(gt=0.0)]
+    weight_decay: Annotated[float, Field(ge=0.0)]
+    max_grad_norm: Annotated[float | None, Field(gt=0.0)] = None  # of one adapter's whole gradient; null = off
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+
+
+@record
+class Crop:
+    """Training views: resize to `scale` × resolution, cut a square, maybe mirror."""
+
+    scale: Annotated[float, Field(ge=1.0, le=4.0)]
+    random: bool  # false = centre
+    variants: Annotated[int, Field(ge=1, le=512)]  # different views per picture, encoded once each
+    flip: Share  # probability of a mirrored view
+
+
+@record
+class Train:
+    """How long and on what the adapters learn."""
+
+    steps: Steps  # optimiser steps per style
+    seed: Seed
+    resolution: Annotated[int, Field(ge=64, le=2048, multiple_of=8)]  # pixels
+    batch_size: Annotated[int, Field(ge=1, le=256)]  # pictures per style and batch
+    accumulation: Annotated[int, Field(ge=1, le=1024)]  # batches per optimiser step
+    crop: Crop
+    snapshots: list[Steps] = Field(default_factory=list)  # further step counts to keep adapters of
+    checkpoint_every: Annotated[int, Field(ge=0)]  # steps between restart points; 0 = only the snapshots
+    log_every: Count  # steps
+
+
+@record
+class Sampler:
+    """How pictures are drawn."""
+
+    name: Literal["ddim", "unipc", "dpmpp", "euler"]
+    steps: Annotated[int, Field(ge=1, le=1000)]
+    guidance_scale: Annotated[float, Field(ge=1.0, le=50.0)]  # 1 = no classifier-free guidance
+    negative_prompt: str
+    resolution: Annotated[int, Field(ge=64, le=2048, multiple_of=8)]  # pixels
+    lora_scale: Annotated[float, Field(ge=0.0, le=4.0)] = 1.0
+    seed: Seed | None = None  # null = train.seed; each picture's seed is drawn from (this, style, prompt)
+    seeds: str | None = None  # a seeds.json that fixes the seeds of some pictures
+
+
+@record
+class Evaluation:
+    """Which judges score the pictures; `none` skips the score."""
+
+    judges: str  # "challenge", "mini", "none", or a judges.json
+    histogram: Literal["official", "corrected"] = "official"
+    fid_resize: Literal["tf1", "antialias"] = "tf1"
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
+    networks: dict[str, str] = Field(default_factory=dict)  # local weights: {dino: FOLDER, lpips: FILE, ...}
+
+
+@record
+class Tracker:
+    """Where runs are mirrored; our own files stay the record."""
+
+    name: Literal["none", "wandb"]
+    project: str = "jdx"
+    entity: str | None = None
+    group: str | None = None
+    mode: Literal["auto", "online", "offline"] = "auto"  # auto = online when there is an API key
+    init_timeout: Annotated[float, Field(gt=0)] = 20.0  # seconds
+    finish_timeout: Annotated[float, Field(gt=0)] = 30.0  # seconds
+    log_pictures: bool = True
+    log_adapters: bool = False
+
+
+@record
+class Backend:
+    """What computes, and on which device. Nothing here may change a result beyond rounding, except dtype."""
+
+    name: Literal["torch"]
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto = bfloat16 on a GPU, float32 on a CPU
+    micro_batch: Annotated[int, Field(ge=0)] = 0  # training samples in one pass; 0 = by memory
+    draw_batch: Annotated[int, Field(ge=0)] = 0  # pictures drawn in one pass; 0 = by memory
+    threads: Annotated[int, Field(ge=0)] = 0  # CPU threads; 0 = all that this process may use
+
+
+@record
+class Store:
+    """Where finished stages are kept for reuse."""
+
+    root: str
+
+
+@record
+class TrialConfig:
+    """One trial: everything above."""
+
+    model: Model
+    data: Data
+    method: Method
+    lora: Lora
+    optim: Optim
+    train: Train
+    sampler: Sampler
+    evaluation: Evaluation
+    tracker: Tracker
+    backend: Backend
+    store: Store
+    quiet: bool = False  # no live display
+    tags: list[str] = Field(default_factory=list)
+
+
+def leaves(record_type: type[Any] = TrialConfig, prefix: str = "") -> dict[str, Any]:
+    """Every setting's dotted name and pydantic field, groups included."""
+    found: dict[str, Any] = {}
+    for name, field in record_type.__pydantic_fields__.items():
+        key = f"{prefix}{name}"
+        found[key] = field
+        if hasattr(field.annotation, "__pydantic_fields__"):
+            found |= leaves(field.annotation, f"{key}.")
+    return found

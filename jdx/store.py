@@ -1,0 +1,158 @@
+"""Finished stages, kept by what went into them: content-addressed, locked, published by rename.
+
+An entry is a folder `ROOT/STAGE/KEY[/PART]`. KEY is a hash of everything that can change the content; `entry.json`
+inside says in plain words what that was. A folder that exists is complete: it was built beside and renamed. A crash
+leaves at most a workspace below `ROOT/.work`, which the next process that opens the store removes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+log = logging.getLogger(__name__)
+
+ENTRY = "entry.json"
+PATIENCE = 3.0  # seconds of waiting for another process before saying so
+
+
+def canonical(content: Any) -> str:
+    """JSON with sorted keys; dataclasses, paths and tuples allowed; equal content gives equal text."""
+    return json.dumps(content, sort_keys=True, default=_plain, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"cannot be part of a store key: {value!r} of type {type(value).__name__}")
+
+
+def key_of(content: Mapping[str, Any]) -> str:
+    """24 hexadecimal digits of the SHA-256 of the canonical content."""
+    return hashlib.sha256(canonical(content).encode()).hexdigest()[:24]
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write beside, flush to disk, replace: a reader sees the old file or the new one, never half of it."""
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+class Store:
+    """A folder of finished stages, shared by any number of processes of one file system."""
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root).expanduser().absolute()
+        (self.root / ".work").mkdir(parents=True, exist_ok=True)
+        self._sweep()
+
+    def path(self, stage: str, key: str, part: str = "") -> Path:
+        """Where an entry is or would be."""
+        return self.root / stage / key / part if part else self.root / stage / key
+
+    def find(self, stage: str, key: str, part: str = "") -> Path | None:
+        """The finished entry, or None."""
+        path = self.path(stage, key, part)
+        return path if (path / ENTRY).is_file() else None
+
+    def parts(self, stage: str, key: str) -> list[str]:
+        """Names of the finished parts of an entry, sorted."""
+        folder = self.path(stage, key)
+        return sorted(p.name for p in folder.iterdir() if (p / ENTRY).is_file()) if folder.is_dir() else []
+
+    def publish(self, folder: Path, stage: str, key: str, part: str = "", **record: Any) -> Path:
+        """Move a built folder into the store and return its final path.
+
+        record: what the key was made of, kept in entry.json. If another process was first, its entry stands.
+        """
+        target = self.path(stage, key, part)
+        entry = {"stage": stage, "key": key, "part": part, "created": time.time(), **record}
+        write_atomic(folder / ENTRY, json.dumps(entry, indent=1, default=_plain, ensure_ascii=False))
+        _sync(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.rename(target)
+        except OSError:
+            if not (target / ENTRY).is_file():
+                raise
+            shutil.rmtree(folder)
+        return target
+
+    def discard(self, stage: str, key: str, part: str = "") -> None:
+        """Remove an entry; a reader that opened it before keeps its open files."""
+        target = self.path(stage, key, part)
+        if target.exists():
+            doomed = self.root / ".work" / f"doomed-{uuid.uuid4().hex}"
+            target.rename(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)  # a sweep of another process may be at it too
+
+    @contextmanager
+    def locked(self, stage: str, keys: Iterable[str], what: str = "") -> Iterator[None]:
+        """Hold the locks of some entries, taken in sorted order so that no two processes wait for each other."""
+        folder = self.root / ".locks" / stage
+        folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            for key in sorted(set(keys)):
+                lock = FileLock(folder / f"{key}.lock")
+                try:
+                    lock.acquire(timeout=PATIENCE)
+                except Timeout:
+                    log.warning("waiting for another process that is making the same %s", what or stage)
+                    lock.acquire()
+                stack.callback(lock.release)
+            yield
+
+    @contextmanager
+    def workspace(self) -> Iterator[Path]:
+        """A private folder on the store's file system, gone afterwards."""
+        folder = self.root / ".work" / uuid.uuid4().hex
+        lock = FileLock(folder.with_suffix(".lock"))
+        with lock:
+            folder.mkdir()
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.with_suffix(".lock").unlink(missing_ok=True)
+
+    def _sweep(self) -> None:
+        """Remove workspaces whose process is gone (its lock is free)."""
+        for folder in (self.root / ".work").iterdir():
+            if not folder.is_dir():
+                continue
+            lock = FileLock(folder.with_suffix(".lock"))
+            with suppress(Timeout), lock.acquire(timeout=0):
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.with_suffix(".lock").unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    """Flush every file of a folder to disk, so that a rename never outruns its content."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)

@@ -1,0 +1,159 @@
+"""From a composed config to a checked `TrialConfig`, all faults in one report."""
+
+from __future__ import annotations
+
+import difflib
+import string
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from jdx.errors import ConfigError, Fault
+from jdx.schema import TrialConfig, leaves
+
+PLACEHOLDERS = ("object", "style")
+
+
+def build(config: Mapping[str, Any]) -> TrialConfig:
+    """Check a plain nested mapping and return the trial's record.
+
+    Raises: ConfigError with every fault; cross-field faults are looked for only where the fields themselves are right.
+    """
+    faults = [
+        Fault(key, "???", "this setting has no default: give it a value on the command line or in conf/local")
+        for key in _missing(config)
+    ]
+    asked = {fault.key for fault in faults}
+    try:
+        trial = TypeAdapter(TrialConfig).validate_python(dict(config))
+    except ValidationError as error:
+        for problem in error.errors():
+            fault = _fault(problem)
+            if fault.key not in asked:
+                faults.append(fault)
+        raise ConfigError(faults) from None
+    faults += contradictions(trial)
+    if faults:
+        raise ConfigError(faults)
+    return trial
+
+
+def _missing(config: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _missing(value, f"{prefix}{key}.")
+        elif value == "???":
+            yield f"{prefix}{key}"
+
+
+def _fault(problem: Mapping[str, Any]) -> Fault:
+    """One pydantic error in the house's words."""
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(part for part in location if part not in {"int", "str", "float"})
+    value = problem.get("input")
+    if problem["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
+        return Fault(key, repr(value), f"no such setting{did_you_mean(key)}")
+    if problem["type"] in {"missing", "missing_argument", "missing_keyword_only_argument"}:
+        return Fault(key, "", "missing: its config group should set it")
+    text = problem["msg"].removeprefix("Input ").removeprefix("Value error, ")
+    return Fault(key, _short(value), text)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def did_you_mean(key: str, valid: Iterable[str] | None = None) -> str:
+    """`; did you mean X?` for the nearest valid names, or the list of the group's settings."""
+    names = list(valid if valid is not None else leaves())
+    near = difflib.get_close_matches(key, names, n=3, cutoff=0.75)
+    if not near:
+        last = key.rsplit(".", 1)[-1]
+        near = [name for name in names if name.rsplit(".", 1)[-1] == last][:3]
+    if near:
+        return f"; did you mean {' or '.join(near)}?"
+    group = key.rpartition(".")[0]
+    within = sorted(name for name in names if name.rpartition(".")[0] == group)
+    return f"; valid here: {', '.join(within)}" if within else ""
+
+
+def contradictions(trial: TrialConfig) -> list[Fault]:
+    """Faults that need two settings to see."""
+    return [*_training_faults(trial), *_prompt_faults(trial), *_file_faults(trial)]
+
+
+def _training_faults(trial: TrialConfig) -> list[Fault]:
+    faults = []
+    lora, train = trial.lora, trial.train
+    if trial.method.train and lora.unet.rank == 0 and lora.text_encoder.rank == 0:
+        faults.append(
+            Fault(
+                "lora.unet.rank",
+                "0",
+                "nothing would be trained: give lora.rank or lora.text_encoder.rank at least 1, or use method=base",
+            )
+        )
+    for name, network in (("unet", lora.unet), ("text_encoder", lora.text_encoder)):
+        if network.rank and not network.targets:
+            faults.append(Fault(f"lora.{name}.targets", "[]", "name at least one module, such as to_q"))
+    for step in train.snapshots:
+        if step > train.steps:
+            faults.append(
+                Fault("train.snapshots", str(step), f"must be at most train.steps = {train.steps}; raise train.steps")
+            )
+    if trial.optim.schedule != "constant" and train.snapshots:
+        faults.append(
+            Fault(
+                "train.snapshots",
+                str(train.snapshots),
+                f"with optim.schedule={trial.optim.schedule} a shorter run is not a prefix of a longer one; "
+                "use optim.schedule=constant or one run per step count",
+            )
+        )
+    if trial.optim.warmup_steps > train.steps:
+        faults.append(
+            Fault("optim.warmup_steps", str(trial.optim.warmup_steps), f"must be at most train.steps = {train.steps}")
+        )
+    return faults
+
+
+def _prompt_faults(trial: TrialConfig) -> list[Fault]:
+    faults = []
+    for name in ("train", "generate"):
+        template = getattr(trial.method.prompts, name)
+        key = f"method.prompts.{name}"
+        try:
+            used = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+        except ValueError as error:
+            faults.append(Fault(key, repr(template), f"not a template: {error}"))
+            continue
+        for field in sorted(used - set(PLACEHOLDERS)):
+            known = ", ".join(f"{{{word}}}" for word in PLACEHOLDERS)
+            faults.append(Fault(key, repr(template), f"unknown placeholder {{{field}}}; valid are {known}"))
+    if trial.method.prompts.generate and "object" not in trial.method.prompts.generate:
+        faults.append(
+            Fault(
+                "method.prompts.generate",
+                repr(trial.method.prompts.generate),
+                "without {object} every prompt of a style would draw the same thing",
+            )
+        )
+    return faults
+
+
+def _file_faults(trial: TrialConfig) -> list[Fault]:
+    faults = []
+    if trial.sampler.seeds is not None and not Path(trial.sampler.seeds).is_file():
+        faults.append(Fault("sampler.seeds", trial.sampler.seeds, "no such file; null draws the seeds"))
+    judges = trial.evaluation.judges
+    if judges not in {"challenge", "mini", "none"} and not Path(judges).is_file():
+        faults.append(
+            Fault("evaluation.judges", judges, "must be challenge, mini, none, or the path of a judges.json")
+        )
+    for name, path in trial.evaluation.networks.items():
+        if not Path(path).exists():
+            faults.append(Fault(f"evaluation.networks.{name}", path, "no such file or folder"))
+    return faults
