@@ -55,12 +55,58 @@ class Prompts:
 
 
 @record
+class DrawSettings:
+    """A sampler for pictures that are not the trial's own."""
+
+    name: Literal["ddim", "unipc", "dpmpp", "euler"]
+    steps: Annotated[int, Field(ge=1, le=1000)]
+    guidance_scale: Annotated[float, Field(ge=1.0, le=50.0)]
+
+
+@record
+class Prior:
+    """Prior preservation (Ruiz et al. 2023): keep drawing ordinary things the ordinary way."""
+
+    weight: Annotated[float, Field(ge=0.0, le=100.0)]  # of the class pictures' loss; 0 = off
+    per_word: Annotated[int, Field(ge=1, le=1000)]  # class pictures per word
+    words: Literal["references", "prompts", "both"]  # whose objects are drawn
+    draw: str  # template of the class pictures' prompt, drawn by the untouched base
+    caption: str  # template of their caption in training
+    sampler: DrawSettings
+
+
+@record
+class Init:
+    """Where drawing starts."""
+
+    picture: str  # "none" = noise, "average" = mean of the style's references, or a picture's path
+    strength: Annotated[float, Field(gt=0.0, le=1.0)]  # share of the sampler's steps that is run
+
+
+@record
+class StyleId:
+    """StyleID (Chung et al. 2024): redraw with the references' attention keys and values."""
+
+    enabled: bool
+    layers: list[str]  # self-attentions: module paths, or the paper's integers "6".."11"
+    gamma: Share  # share of the content's query
+    temperature: Annotated[float, Field(gt=0.0, le=10.0)]  # factor of the attention logits
+    steps: Annotated[int, Field(ge=2, le=1000)]  # of inversion and of drawing
+    start_step: Annotated[int, Field(ge=0)]  # reverse steps without injection at the beginning
+    adain: bool  # the first latent takes the style's mean and deviation
+    reference: str | int  # "rotate" over the prompts, "random" per prompt, or an index
+
+
+@record
 class Method:
     """Which parts a trial is composed of."""
 
     name: str
     train: bool = True  # false = draw with the untouched base
     prompts: Prompts
+    prior: Prior
+    init: Init
+    styleid: StyleId
 
 
 @record

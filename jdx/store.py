@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 log = logging.getLogger(__name__)
 
 ENTRY = "entry.json"
+CLAIM = "claimed"
 PATIENCE = 3.0  # seconds of waiting for another process before saying so
 
 
@@ -99,13 +100,37 @@ class Store:
             shutil.rmtree(folder)
         return target
 
-    def discard(self, stage: str, key: str, part: str = "") -> None:
-        """Remove an entry; a reader that opened it before keeps its open files."""
+    def claim(self, stage: str, key: str, part: str = "") -> Path | None:
+        """Find an entry and mark it as wanted, so that `discard(unclaimed=True)` leaves it alone."""
+        path = self.find(stage, key, part)
+        if path is None:
+            return None
+        try:
+            (path / CLAIM).touch()
+        except FileNotFoundError:  # discarded since
+            return None
+        except PermissionError:  # somebody else's read-only store: nobody discards there
+            return path
+        return self.find(stage, key, part)
+
+    def discard(self, stage: str, key: str, part: str = "", *, unclaimed: bool = False) -> None:
+        """Remove an entry; with `unclaimed`, only if nobody has claimed it.
+
+        The folder is moved away before the mark is looked for: a claim made before the move is seen and the entry
+        goes back, a claim made after it fails. So no entry vanishes after its claim.
+        """
         target = self.path(stage, key, part)
-        if target.exists():
-            doomed = self.root / ".work" / f"doomed-{uuid.uuid4().hex}"
-            target.rename(doomed)
-            shutil.rmtree(doomed, ignore_errors=True)  # a sweep of another process may be at it too
+        doomed = self.root / ".work" / f"doomed-{uuid.uuid4().hex}"
+        with FileLock(doomed.with_suffix(".lock")):
+            try:
+                target.rename(doomed)
+            except FileNotFoundError:
+                return
+            if unclaimed and (doomed / CLAIM).exists():
+                doomed.rename(target)
+            else:
+                shutil.rmtree(doomed)
+        doomed.with_suffix(".lock").unlink(missing_ok=True)
 
     @contextmanager
     def locked(self, stage: str, keys: Iterable[str], what: str = "") -> Iterator[None]:

@@ -1,0 +1,186 @@
+"""Stage 2: train the adapters of all styles together; step counts are prefixes of one run.
+
+The store holds `train/RECIPE/STEP`: RECIPE is everything that shapes a style's training except how long it goes on
+(with a constant learning rate), STEP a snapshot from which training can go on. So checkpoints of an interrupted run,
+a request for more steps, and a repeated request are one mechanism: look what is there, make the rest.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jdx.backends.base import AdapterSpec, LoraSpec, ScheduleSpec, TrainJob
+from jdx.methods.prompts import write
+from jdx.schema import NetworkLora
+from jdx.stages.bench import Bench
+from jdx.store import key_of
+
+VERSION = 1
+STAGE = "train"
+
+
+@dataclass
+class Adapters:
+    """Result of training: {style: {step: folder}}, and the styles that stopped: {style: (step, reason)}."""
+
+    steps: dict[str, dict[int, Path]] = field(default_factory=dict)
+    failed: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+
+def part_name(step: int) -> str:
+    """Folder name of a snapshot."""
+    return f"{step:07d}"
+
+
+def adapter_specs(bench: Bench, prior: Mapping[str, tuple[str, ...]]) -> dict[str, AdapterSpec]:
+    """One adapter per style; prior: captions of its class pictures, when there are any."""
+    config = bench.config
+    specs = {}
+    for style in bench.challenge.styles:
+        template = config.method.prompts.train
+        captions = tuple(write(template, object=ref.object, style=style.id) for ref in style.references)
+        specs[style.id] = AdapterSpec(
+            style=style.id,
+            captions=captions,
+            seed=config.train.seed,
+            unet=_lora(config.lora.unet),
+            text_encoder=_lora(config.lora.text_encoder),
+            unet_lr=config.optim.unet.lr,
+            text_encoder_lr=config.optim.text_encoder.lr,
+            weight_decay=config.optim.weight_decay,
+            max_grad_norm=config.optim.max_grad_norm,
+            prior_captions=prior.get(style.id, ()),
+            prior_weight=config.method.prior.weight if style.id in prior else 0.0,
+        )
+    return specs
+
+
+def _lora(lora: NetworkLora) -> LoraSpec:
+    return LoraSpec(lora.rank, float(lora.rank if lora.alpha is None else lora.alpha), tuple(lora.targets))
+
+
+def adapt(
+    bench: Bench,
+    specs: Mapping[str, AdapterSpec],
+    moments: Mapping[str, Path],
+    prior_moments: Mapping[str, Path],
+) -> Adapters:
+    """Train what the store lacks, publish every snapshot as it is written, return the wanted ones."""
+    store, train = bench.store, bench.config.train
+    wanted = sorted({*train.snapshots, train.steps})
+    recipes = {style: _recipe(bench, spec, moments, prior_moments) for style, spec in specs.items()}
+    keys = {style: key_of(recipe) for style, recipe in recipes.items()}
+    result = Adapters()
+    lacking = [s for s in specs if any(store.claim(STAGE, keys[s], part_name(n)) is None for n in wanted)]
+    if lacking:
+        with store.locked(STAGE, [keys[style] for style in lacking], "adapters"):
+            for start, styles in _by_start(bench, {style: keys[style] for style in lacking}, wanted).items():
+                result.failed |= _train(
+                    bench, [specs[s] for s in styles], start, wanted, keys, recipes, moments, prior_moments
+                )
+            _drop_checkpoints(bench, [keys[style] for style in lacking], wanted)
+    bench.count(STAGE, len(lacking), len(specs) - len(lacking))
+    for style in specs:
+        found = {step: store.claim(STAGE, keys[style], part_name(step)) for step in wanted}
+        if style not in result.failed:
+            result.steps[style] = {step: path for step, path in found.items() if path is not None}
+    return result
+
+
+def _recipe(
+    bench: Bench, spec: AdapterSpec, moments: Mapping[str, Path], prior_moments: Mapping[str, Path]
+) -> dict[str, Any]:
+    """Everything that shapes one style's training."""
+    config = bench.config
+    decaying = config.optim.schedule != "constant"
+    return {
+        "version": VERSION,
+        **bench.identity,
+        "adapter": asdict(spec),
+        "moments": moments[spec.style].name,
+        "prior_moments": prior_moments[spec.style].name if spec.style in prior_moments else None,
+        "schedule": [config.optim.schedule, config.optim.warmup_steps, config.train.steps if decaying else None],
+        "batch": [config.train.batch_size, config.train.accumulation],
+        "adamw": [*config.optim.betas, config.optim.eps],
+        "dropout": config.lora.dropout,
+    }
+
+
+def _by_start(bench: Bench, keys: Mapping[str, str], wanted: list[int]) -> dict[int, list[str]]:
+    """Styles by the snapshot that they go on from (0 = from the beginning)."""
+    groups: dict[int, list[str]] = defaultdict(list)
+    for style, key in keys.items():
+        there = {int(part) for part in bench.store.parts(STAGE, key)}
+        missing = [step for step in wanted if step not in there]
+        if missing:  # else another process made them while we waited for the lock
+            groups[max((step for step in there if step < missing[0]), default=0)].append(style)
+    return dict(sorted(groups.items()))
+
+
+def _train(
+    bench: Bench,
+    specs: list[AdapterSpec],
+    start: int,
+    wanted: list[int],
+    keys: Mapping[str, str],
+    recipes: Mapping[str, dict[str, Any]],
+    moments: Mapping[str, Path],
+    prior_moments: Mapping[str, Path],
+) -> dict[str, tuple[int, str]]:
+    config, store = bench.config, bench.store
+    styles = [spec.style for spec in specs]
+    job = TrainJob(
+        model=bench.model,
+        adapters=tuple(specs),
+        moments={style: moments[style] for style in styles},
+        snapshots=_stops(start, wanted, config.train.checkpoint_every),
+        schedule=ScheduleSpec(config.optim.schedule, config.optim.warmup_steps),
+        schedule_steps=config.train.steps,
+        batch_size=config.train.batch_size,
+        accumulation=config.train.accumulation,
+        betas=(config.optim.betas[0], config.optim.betas[1]),
+        eps=config.optim.eps,
+        dropout=config.lora.dropout,
+        prior_moments={style: prior_moments[style] for style in styles if style in prior_moments},
+        resume={style: store.path(STAGE, keys[style], part_name(start)) for style in styles} if start else {},
+        start_step=start,
+        micro_batch=config.backend.micro_batch,
+        log_every=config.train.log_every,
+    )
+
+    def publish(style: str, step: int, folder: Path) -> None:
+        if store.find(STAGE, keys[style], part_name(step)) is None:
+            store.publish(folder, STAGE, keys[style], part_name(step), style=style, content=recipes[style])
+            if step in wanted:
+                store.claim(STAGE, keys[style], part_name(step))
+
+    with store.workspace() as work:
+        outcome = bench.backend.train(job, work, bench.progress, publish, bench.tracker.log_losses)
+    return dict(outcome.failed)
+
+
+def _stops(start: int, wanted: list[int], every: int) -> tuple[int, ...]:
+    """Steps to write a snapshot at: the wanted ones, and restart points in between."""
+    checkpoints = range((start // every + 1) * every, wanted[-1], every) if every else range(0)
+    return tuple(sorted({*(step for step in wanted if step > start), *checkpoints}))
+
+
+def _drop_checkpoints(bench: Bench, keys: list[str], wanted: list[int]) -> None:
+    """Remove restart points that a finished run no longer needs, unless some trial claimed them as its snapshots."""
+    for key in keys:
+        parts = bench.store.parts(STAGE, key)
+        if part_name(wanted[-1]) in parts:
+            for part in parts:
+                if int(part) < wanted[-1]:
+                    bench.store.discard(STAGE, key, part, unclaimed=True)
+
+
+def read_losses(folder: Path) -> list[tuple[int, float]]:
+    """(step, loss) rows of a snapshot's losses.csv."""
+    with (folder / "losses.csv").open(newline="") as file:
+        return [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]

@@ -1,0 +1,72 @@
+"""What all stages of a trial share, and the one way in which a stage uses the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data.challenge import ChallengeSet, Style
+from jdx.backends.base import Backend, ModelSpec
+from jdx.progress import Progress
+from jdx.schema import TrialConfig
+from jdx.store import Store, key_of
+from jdx.tracking.base import Tracker
+
+Publish = Callable[[str, Path], None]
+
+
+@dataclass
+class Bench:
+    """One trial's tools. `identity` is what every stage's result depends on: backend, precision and base weights."""
+
+    config: TrialConfig
+    challenge: ChallengeSet
+    backend: Backend
+    store: Store
+    progress: Progress
+    tracker: Tracker
+    model: ModelSpec
+    identity: Mapping[str, str]
+    made: dict[str, dict[str, int]] = field(default_factory=dict)  # stage -> {"made": n, "reused": n}
+
+    def count(self, stage: str, made: int, reused: int) -> None:
+        """Remember how much of a stage was new, for the record of the run."""
+        tally = self.made.setdefault(stage, {"made": 0, "reused": 0})
+        tally["made"] += made
+        tally["reused"] += reused
+
+    def style(self, style: str) -> Style:
+        """The style with this id."""
+        return next(one for one in self.challenge.styles if one.id == style)
+
+
+def make(
+    bench: Bench,
+    stage: str,
+    version: int,
+    contents: Mapping[str, Mapping[str, Any]],
+    build: Callable[[list[str], Path, Publish], None],
+) -> dict[str, Path]:
+    """Return a finished folder per name, building only those that the store lacks.
+
+    contents: {name: all that can change its result}. build(names, workspace, publish) makes the missing ones and
+    calls publish(name, folder) for each. A name that build does not publish is absent from the result.
+    """
+    full = {name: {"version": version, **bench.identity, **content} for name, content in contents.items()}
+    keys = {name: key_of(content) for name, content in full.items()}
+    missing = [name for name, key in keys.items() if bench.store.find(stage, key) is None]
+    if missing:
+        with bench.store.locked(stage, [keys[name] for name in missing], stage), bench.store.workspace() as work:
+            # Another process may have made some while we waited for the lock.
+            missing = [name for name in missing if bench.store.find(stage, keys[name]) is None]
+
+            def publish(name: str, folder: Path) -> None:
+                bench.store.publish(folder, stage, keys[name], name=name, content=full[name])
+
+            if missing:
+                build(missing, work, publish)
+    bench.count(stage, len(missing), len(keys) - len(missing))
+    found = {name: bench.store.find(stage, key) for name, key in keys.items()}
+    return {name: path for name, path in found.items() if path is not None}

@@ -1,0 +1,141 @@
+"""Stage 3: draw every prompt of every style."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from jdx import draws
+from jdx.backends.base import GenerateJob, InitSpec, PictureSpec, SamplerSpec, StyleDrawJob
+from jdx.digests import file_digest
+from jdx.errors import ConfigError, Fault
+from jdx.methods.average import average_picture
+from jdx.methods.prompts import write
+from jdx.stages.bench import Bench, Publish, make
+
+VERSION = 1
+
+Seeds = dict[str, dict[str, int]]
+
+
+def seeds_of(bench: Bench) -> Seeds:
+    """{style: {prompt: seed}}: from `sampler.seeds` where it names one, else drawn from (seed, style, prompt)."""
+    sampler = bench.config.sampler
+    seed = bench.config.train.seed if sampler.seed is None else sampler.seed
+    fixed = read_seeds(Path(sampler.seeds)) if sampler.seeds is not None else {}
+    seeds: Seeds = {}
+    for style in bench.challenge.styles:
+        given = fixed.get(style.id, {})
+        seeds[style.id] = {
+            prompt.text: given.get(prompt.text, draws.picture_seed(seed, style.id, prompt.text))
+            for prompt in style.prompts
+        }
+    return seeds
+
+
+def read_seeds(path: Path) -> Seeds:
+    """Read a seeds.json: {style: {prompt: seed}}, or {style: [[prompt, seed], ...]} as contest entries wrote it.
+
+    Raises ConfigError that lists every bad entry.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise ConfigError([Fault("sampler.seeds", str(path), f"cannot be read as JSON: {error}")]) from None
+    faults: list[Fault] = []
+    seeds: Seeds = {}
+    if not isinstance(content, dict):
+        raise ConfigError([Fault("sampler.seeds", str(path), "must be an object {style: {prompt: seed}}")])
+    for style, entries in content.items():
+        pairs = entries.items() if isinstance(entries, dict) else entries
+        try:
+            items = [(prompt, seed) for prompt, seed in pairs]
+        except (TypeError, ValueError):
+            faults.append(Fault(f"{path}: {style}", repr(entries)[:60], "must be {prompt: seed} or [[prompt, seed], ...]"))
+            continue
+        for prompt, seed in items:
+            if type(seed) is not int or not 0 <= seed < 2**63 or not isinstance(prompt, str):
+                faults.append(Fault(f"{path}: {style}.{prompt}", repr(seed), "a seed is a whole number from 0 to 2^63 - 1"))
+        seeds[style] = dict(items)
+    if faults:
+        raise ConfigError(faults)
+    return seeds
+
+
+def sampler_of(config: Any) -> SamplerSpec:
+    """The sampler's record from any config section with a name, steps and guidance_scale."""
+    return SamplerSpec(config.name, config.steps, config.guidance_scale)
+
+
+def start_pictures(bench: Bench, styles: list[str], work: Path) -> dict[str, InitSpec]:
+    """Where drawing starts, per style: nothing (noise), or the average of its references."""
+    init = bench.config.method.init
+    if init.picture == "none":
+        return {}
+    starts = {}
+    for style in styles:
+        path = work / f"start-{style}.png"
+        if init.picture == "average":
+            references = [reference.path for reference in bench.style(style).references]
+            average_picture(references, bench.config.sampler.resolution).save(path)
+        else:
+            path = Path(init.picture)
+        starts[style] = InitSpec(path, init.strength)
+    return starts
+
+
+def generate(bench: Bench, adapters: Mapping[str, Path | None], seeds: Seeds) -> dict[str, Path]:
+    """{style: folder of PNGs} for {style: adapter folder, or None for the untouched base}."""
+    sampler = bench.config.sampler
+    with bench.store.workspace() as work:
+        starts = start_pictures(bench, list(adapters), work)
+        jobs = {
+            style: StyleDrawJob(
+                style=style,
+                adapter=adapter,
+                pictures=tuple(
+                    PictureSpec(
+                        file=f"{prompt}.png",
+                        prompt=write(bench.config.method.prompts.generate, object=prompt, style=style),
+                        negative_prompt=sampler.negative_prompt,
+                        seed=seed,
+                    )
+                    for prompt, seed in seeds[style].items()
+                ),
+                init=starts.get(style),
+                lora_scale=sampler.lora_scale,
+            )
+            for style, adapter in adapters.items()
+        }
+        return draw(bench, "generate", jobs, sampler_of(sampler), sampler.resolution)
+
+
+def draw(
+    bench: Bench, stage: str, jobs: Mapping[str, StyleDrawJob], sampler: SamplerSpec, resolution: int
+) -> dict[str, Path]:
+    """Draw the jobs that the store lacks; used for prompts and for class pictures alike."""
+    contents = {name: _content(job, sampler, resolution) for name, job in jobs.items()}
+
+    def build(names: list[str], work: Path, publish: Publish) -> None:
+        todo = tuple(jobs[name] for name in names)
+        spec = GenerateJob(bench.model, sampler, resolution, todo, bench.config.backend.draw_batch)
+        bench.backend.generate(spec, work, bench.progress, publish)
+
+    return make(bench, stage, VERSION, contents, build)
+
+
+def _content(job: StyleDrawJob, sampler: SamplerSpec, resolution: int) -> dict[str, Any]:
+    """What a style's pictures depend on. The style's name is not among it: an adapter is its own content."""
+    init = None if job.init is None else {"picture": file_digest(job.init.picture), "strength": job.init.strength}
+    adapter = None if job.adapter is None else f"{job.adapter.parent.name}/{job.adapter.name}"
+    plain = replace(job, style="", adapter=None, init=None)
+    return {
+        "draw": asdict(plain),
+        "adapter": adapter,
+        "init": init,
+        "sampler": asdict(sampler),
+        "resolution": resolution,
+    }

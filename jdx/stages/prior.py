@@ -1,0 +1,60 @@
+"""Stage 0 (optional): class pictures, drawn by the untouched base, that keep it drawing ordinary things."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jdx import draws
+from jdx.backends.base import PictureSpec, StyleDrawJob
+from jdx.methods.prompts import write
+from jdx.stages.bench import Bench
+from jdx.stages.generate import draw, sampler_of
+
+
+@dataclass(frozen=True)
+class ClassPictures:
+    """Class pictures of one style and the caption of each."""
+
+    paths: tuple[Path, ...]
+    captions: tuple[str, ...]
+
+
+def words_of(bench: Bench, style: str) -> tuple[str, ...]:
+    """The words whose class pictures a style trains with, each once, in a fixed order."""
+    one = bench.style(style)
+    which = bench.config.method.prior.words
+    references = [ref.object.lower() for ref in one.references] if which != "prompts" else []
+    prompts = [prompt.text.lower() for prompt in one.prompts] if which != "references" else []
+    return tuple(dict.fromkeys([*references, *prompts]))
+
+
+def class_pictures(bench: Bench) -> dict[str, ClassPictures]:
+    """{style: its class pictures}; empty when prior preservation is off. A word is drawn once for all styles."""
+    prior, config = bench.config.method.prior, bench.config
+    if prior.weight == 0 or not config.method.train:
+        return {}
+    words = {style.id: words_of(bench, style.id) for style in bench.challenge.styles}
+    jobs = {word: _job(bench, word) for word in sorted({word for some in words.values() for word in some})}
+    folders = draw(bench, "prior", jobs, sampler_of(prior.sampler), config.train.resolution)
+    return {style: _of_style(bench, some, folders) for style, some in words.items()}
+
+
+def _job(bench: Bench, word: str) -> StyleDrawJob:
+    prior, seed = bench.config.method.prior, bench.config.train.seed
+    prompt = write(prior.draw, object=word, style="")
+    pictures = tuple(
+        PictureSpec(f"{word}-{n:03d}.png", prompt, "", draws.picture_seed(seed, "class picture", f"{word} {n}"))
+        for n in range(prior.per_word)
+    )
+    return StyleDrawJob(style=word, adapter=None, pictures=pictures)
+
+
+def _of_style(bench: Bench, words: tuple[str, ...], folders: dict[str, Path]) -> ClassPictures:
+    prior = bench.config.method.prior
+    paths, captions = [], []
+    for word in words:
+        for path in sorted(folders[word].glob("*.png")):
+            paths.append(path)
+            captions.append(write(prior.caption, object=word, style=""))
+    return ClassPictures(tuple(paths), tuple(captions))
