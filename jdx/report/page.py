@@ -1,0 +1,56 @@
+"""`report.html`: one run on one self-contained page, made from the run folder alone."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import jinja2
+
+from jdx.report.run_folder import RunFolder
+from jdx.report.view import METRICS, STYLE_METRICS, PageView, page_view
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write_report(run_dir: Path) -> Path:
+    """Make `run_dir/report.html` and return its path.
+
+    The page needs no network and no other file; with the run folder beside it, a click opens the full picture.
+    What the folder lacks is said on the page. `FileNotFoundError` when `run_dir` itself does not exist.
+    """
+    run_dir = Path(run_dir)
+    if not run_dir.is_dir():
+        raise FileNotFoundError(
+            f"{run_dir} is not a folder; give the folder of a run (it holds metrics.json)"
+        )
+    text = render(page_view(RunFolder(run_dir)))
+    target = run_dir / "report.html"
+    beside = run_dir / f".report.{os.getpid()}.html"
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(target)
+    return target
+
+
+def render(view: PageView) -> str:
+    """The page as HTML. Every text of the run is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = _number
+    template = environment.get_template("page.html.j2")
+    return template.render(page=view, metrics=METRICS, style_metrics=STYLE_METRICS)
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+if __name__ == "__main__":
+    for folder in sys.argv[1:]:
+        print(write_report(Path(folder)))

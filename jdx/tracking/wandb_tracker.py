@@ -1,0 +1,171 @@
+"""Weights & Biases as a mirror: bounded, offline when it must be, never a reason for a trial to fail."""
+
+from __future__ import annotations
+
+import logging
+import netrc
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+import wandb
+
+from jdx.report.run_folder import RunFolder
+from jdx.report.sheet import style_sheet
+from jdx.tracking.base import RunInfo, Tracker
+from jdx.tracking.mailbox import Mailbox
+
+if TYPE_CHECKING:
+    from jdx import schema
+
+log = logging.getLogger(__name__)
+
+Mode = Literal["online", "offline"]
+
+GRACE = 10.0
+"""Seconds granted over W&B's own time limits before its thread is left to itself."""
+SHEET_SIZE = 1600
+"""Pixels of width of the picture grids that are uploaded."""
+
+
+class WandbTracker(Tracker):
+    """Mirrors one run to W&B, online or into `run_dir/wandb` (send it later with `wandb sync`).
+
+    `mode=auto` is online when an API key is configured, offline otherwise. All calls are made on one thread
+    of their own; `close` waits for it at most `init_timeout + finish_timeout` and a few seconds.
+    """
+
+    def __init__(self, settings: schema.Tracker) -> None:
+        self._settings = settings
+        self._run: Any = None
+        self._mailbox: Mailbox | None = None
+        self._exit_code = 1  # until `finish` says otherwise
+
+    def start(self, run: RunInfo) -> None:
+        self._mailbox = Mailbox("W&B", consequence=f"the record stays in {run.run_dir}")
+        self._mailbox.post(lambda: self._open(run))
+
+    def log_losses(self, step: int, losses: Mapping[str, float]) -> None:
+        if not losses:
+            return
+        row = {f"train/loss/{style}": loss for style, loss in losses.items()}
+        row |= {"train/loss": sum(losses.values()) / len(losses), "train/step": step}
+        self._post(lambda: self._run.log(row))
+
+    def log_style(self, style: str, metrics: Mapping[str, float]) -> None:
+        row = {f"styles/{style}/{name}": value for name, value in metrics.items()}
+        self._post(lambda: self._run.log(row))
+
+    def finish(self, *, metrics: Mapping[str, object], run_dir: Path, status: str) -> None:
+        self._post(lambda: self._record(metrics, status))
+        folder = RunFolder(run_dir)
+        if self._settings.log_pictures:
+            for style in folder.styles():
+                self._post(lambda style=style: self._log_sheet(folder, style))
+        if self._settings.log_adapters and (run_dir / "adapters").is_dir():
+            self._post(lambda: self._log_adapters(run_dir))
+
+    def close(self) -> None:
+        if self._mailbox is None:
+            return
+        longest = self._settings.init_timeout + self._settings.finish_timeout + GRACE
+        self._mailbox.close(longest, last=self._end)
+
+    def _post(self, call: Any) -> None:
+        if self._mailbox is not None:
+            self._mailbox.post(call)
+
+    def _open(self, run: RunInfo) -> None:
+        mode = self._mode()
+        try:
+            self._run = self._init(run, mode)
+        except Exception as error:  # W&B raises a dozen kinds; each means "not online"
+            if mode == "offline":
+                raise
+            log.warning("W&B is not reachable (%s: %s); going on offline", type(error).__name__, error)
+            self._run = self._init(run, "offline")
+        self._run.define_metric("train/step", hidden=True)
+        self._run.define_metric("train/*", step_metric="train/step")
+        self._run.define_metric("final_score", summary="max")
+
+    def _mode(self) -> Mode:
+        if self._settings.mode == "offline":
+            return "offline"
+        if has_api_key():
+            return "online"
+        if self._settings.mode == "online":
+            log.warning("W&B has no API key (set WANDB_API_KEY or run `wandb login`); going on offline")
+        return "offline"
+
+    def _init(self, run: RunInfo, mode: Mode) -> Any:
+        settings = self._settings
+        return wandb.init(
+            project=settings.project,
+            entity=settings.entity,
+            group=settings.group or run.group,
+            job_type=run.job_type,
+            name=run.name,
+            tags=list(run.tags),
+            config=dict(run.config),
+            dir=str(run.run_dir),
+            mode=mode,
+            reinit="create_new",  # a warm worker runs many trials in one process
+            settings=wandb.Settings(
+                init_timeout=settings.init_timeout,
+                finish_timeout=settings.finish_timeout,
+                console="off",  # the run folder has the log; wrapping stdout would fight the live display
+                silent=True,
+            ),
+        )
+
+    def _record(self, metrics: Mapping[str, object], status: str) -> None:
+        styles = metrics.get("styles")
+        plain = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
+        self._run.log(plain)
+        if isinstance(styles, Mapping) and styles:
+            self._run.log({"styles": _style_table(styles)})
+        self._run.summary.update({**plain, "status": status})
+        self._exit_code = 0 if status == "finished" else 1
+
+    def _log_sheet(self, folder: RunFolder, style: str) -> None:
+        sheet = style_sheet(folder, style, width=SHEET_SIZE)
+        self._run.log({f"pictures/{style}": wandb.Image(sheet, caption=f"style {style}", file_type="jpg")})
+
+    def _log_adapters(self, run_dir: Path) -> None:
+        artifact = wandb.Artifact(f"adapters-{self._run.id}", type="adapters")
+        artifact.add_dir(str(run_dir / "adapters"))
+        self._run.log_artifact(artifact)
+
+    def _end(self) -> None:
+        if self._run is not None:
+            self._run.finish(exit_code=self._exit_code)
+
+
+def has_api_key() -> bool:
+    """Whether W&B has credentials for its server: environment, its settings files, or netrc. No network."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    settings = wandb.setup().settings
+    if settings.api_key:
+        return True
+    return _netrc_has(urlsplit(settings.base_url).hostname or "")
+
+
+def _netrc_has(host: str) -> bool:
+    places = (os.environ.get("NETRC"), "~/.netrc", "~/_netrc")
+    for place in filter(None, places):
+        path = Path(place).expanduser()
+        try:
+            if path.is_file():
+                return host in netrc.netrc(path).hosts
+        except (OSError, netrc.NetrcParseError) as error:
+            log.warning("%s cannot be read (%s): taken as having no W&B key", path, error)
+    return False
+
+
+def _style_table(styles: Mapping[str, Any]) -> Any:
+    names = [k for k, v in next(iter(styles.values())).items() if isinstance(v, int | float)]
+    rows = [[style, *(scores.get(name) for name in names)] for style, scores in sorted(styles.items())]
+    return wandb.Table(columns=["style", *names], data=rows)
