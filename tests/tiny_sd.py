@@ -18,14 +18,18 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 
-# The scheduler file of stabilityai/stable-diffusion-2-1, prediction_type apart.
+# The scheduler file of stabilityai/stable-diffusion-2-1, prediction_type apart. Written as it is: with fewer
+# keys than today's diffusers would save, every sampler falls back to its own timestep spacing.
 SCHEDULER: dict[str, Any] = {
+    "_class_name": "DDIMScheduler",
+    "_diffusers_version": "0.8.0",
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
     "clip_sample": False,
     "num_train_timesteps": 1000,
     "set_alpha_to_one": False,
+    "skip_prk_steps": True,
     "steps_offset": 1,
     "trained_betas": None,
 }
@@ -133,13 +137,15 @@ def build_tiny_sd(
             text_encoder=build_text_encoder(tokenizer, cross_attention_dim),
             tokenizer=tokenizer,
             unet=build_unet(resolution, cross_attention_dim),
-            scheduler=DDIMScheduler(**SCHEDULER, prediction_type=prediction_type),
+            scheduler=DDIMScheduler.from_config(SCHEDULER, prediction_type=prediction_type),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
         )
     pipeline.save_pretrained(folder)
     _write_legacy_vocabulary(folder / "tokenizer", tokenizer)
+    scheduler = json.dumps(SCHEDULER | {"prediction_type": prediction_type}, indent=2)
+    (folder / "scheduler" / "scheduler_config.json").write_text(scheduler, encoding="utf-8")
     return folder
 
 
