@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import string
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,9 +13,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from jdx.errors import ConfigError, Fault
 from jdx.schema import TrialConfig, leaves
-
-PLACEHOLDERS = ("object", "style")
-
 
 def build(config: Mapping[str, Any]) -> TrialConfig:
     """Check a plain nested mapping and return the trial's record.
@@ -27,7 +25,8 @@ def build(config: Mapping[str, Any]) -> TrialConfig:
     ]
     asked = {fault.key for fault in faults}
     try:
-        trial = TypeAdapter(TrialConfig).validate_python(dict(config))
+        # As JSON, since pydantic's strict mode takes nested mappings for records only from there.
+        trial = TypeAdapter(TrialConfig).validate_json(json.dumps(config))
     except ValidationError as error:
         for problem in error.errors():
             fault = _fault(problem)
@@ -53,7 +52,7 @@ def _fault(problem: Mapping[str, Any]) -> Fault:
     location = [str(part) for part in problem["loc"]]
     key = ".".join(part for part in location if part not in {"int", "str", "float"})
     value = problem.get("input")
-    if problem["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
+    if problem["type"] in {"unexpected_keyword_argument", "extra_forbidden", "unexpected_property"}:
         return Fault(key, repr(value), f"no such setting{did_you_mean(key)}")
     if problem["type"] in {"missing", "missing_argument", "missing_keyword_only_argument"}:
         return Fault(key, "", "missing: its config group should set it")
@@ -82,7 +81,7 @@ def did_you_mean(key: str, valid: Iterable[str] | None = None) -> str:
 
 def contradictions(trial: TrialConfig) -> list[Fault]:
     """Faults that need two settings to see."""
-    return [*_training_faults(trial), *_prompt_faults(trial), *_file_faults(trial)]
+    return [*_training_faults(trial), *_prompt_faults(trial), *_method_faults(trial), *_file_faults(trial)]
 
 
 def _training_faults(trial: TrialConfig) -> list[Fault]:
@@ -121,24 +120,63 @@ def _training_faults(trial: TrialConfig) -> list[Fault]:
 
 
 def _prompt_faults(trial: TrialConfig) -> list[Fault]:
+    method = trial.method
+    templates = {
+        "method.prompts.train": (method.prompts.train, ("object", "style")),
+        "method.prompts.generate": (method.prompts.generate, ("object", "style")),
+        "method.prior.draw": (method.prior.draw, ("object",)),
+        "method.prior.caption": (method.prior.caption, ("object",)),
+    }
+    faults = [fault for key, (text, known) in templates.items() for fault in _template_faults(key, text, known)]
+    faulty = {fault.key for fault in faults}
+    for key in ("method.prompts.generate", "method.prior.draw"):
+        if key not in faulty and "{object}" not in templates[key][0]:
+            faults.append(Fault(key, repr(templates[key][0]), "without {object} every word would draw the same thing"))
+    return faults
+
+
+def _template_faults(key: str, template: str, known: tuple[str, ...]) -> list[Fault]:
+    valid = ", ".join(f"{{{word}}}" for word in known)
+    try:
+        used = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+    except ValueError as error:
+        return [Fault(key, repr(template), f"not a template: {error}; valid placeholders are {valid}")]
+    return [
+        Fault(key, repr(template), f"unknown placeholder {{{field}}}; valid are {valid}")
+        for field in sorted(used - set(known))
+    ]
+
+
+def _method_faults(trial: TrialConfig) -> list[Fault]:
     faults = []
-    for name in ("train", "generate"):
-        template = getattr(trial.method.prompts, name)
-        key = f"method.prompts.{name}"
-        try:
-            used = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
-        except ValueError as error:
-            faults.append(Fault(key, repr(template), f"not a template: {error}"))
-            continue
-        for field in sorted(used - set(PLACEHOLDERS)):
-            known = ", ".join(f"{{{word}}}" for word in PLACEHOLDERS)
-            faults.append(Fault(key, repr(template), f"unknown placeholder {{{field}}}; valid are {known}"))
-    if trial.method.prompts.generate and "object" not in trial.method.prompts.generate:
+    method, sampler = trial.method, trial.sampler
+    if method.prior.weight > 0 and not method.train:
+        faults.append(
+            Fault("method.prior.weight", str(method.prior.weight), "has no effect without training: 0, or method.train=true")
+        )
+    if method.init.picture != "none" and int(sampler.steps * method.init.strength) < 1:
         faults.append(
             Fault(
-                "method.prompts.generate",
-                repr(trial.method.prompts.generate),
-                "without {object} every prompt of a style would draw the same thing",
+                "method.init.strength",
+                str(method.init.strength),
+                f"leaves none of sampler.steps = {sampler.steps} to run: at least {1 / sampler.steps:.3g}",
+            )
+        )
+    if method.init.picture not in {"none", "average"} and not Path(method.init.picture).is_file():
+        faults.append(
+            Fault("method.init.picture", repr(method.init.picture), "must be none, average, or the path of a picture")
+        )
+    styleid = method.styleid
+    if isinstance(styleid.reference, str) and styleid.reference not in {"rotate", "random"}:
+        faults.append(Fault("method.styleid.reference", repr(styleid.reference), "must be rotate, random or an index"))
+    if styleid.enabled and not styleid.layers:
+        faults.append(Fault("method.styleid.layers", "[]", "name at least one self-attention, such as 7"))
+    if styleid.start_step >= styleid.steps:
+        faults.append(
+            Fault(
+                "method.styleid.start_step",
+                str(styleid.start_step),
+                f"must be below method.styleid.steps = {styleid.steps}, or nothing is injected",
             )
         )
     return faults

@@ -1,0 +1,37 @@
+# `make train` and `make test` work from a bare checkout: they make .venv and install what is needed.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+ARGS ?=
+
+.PHONY: help train test lint types clean
+
+help:
+	@echo "make train   the embedded default, start to end on a CPU   (make train ARGS='method=base train.steps=200')"
+	@echo "make test    lint, types and tests"
+	@echo "make lint    ruff       make types   mypy       make clean   remove .venv and caches"
+
+# The stamp is newer than setup.cfg once everything is installed, so an unchanged checkout installs nothing.
+$(VENV)/.installed: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "jdx needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (the first time takes some minutes: PyTorch is large)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+train: $(VENV)/.installed
+	$(PY) -m jdx.train $(ARGS)
+
+lint: $(VENV)/.installed
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: $(VENV)/.installed
+	$(PY) -m mypy jdx evaluation data tests benchmarks
+
+test: lint types
+	$(PY) -m pytest -n auto $(ARGS)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

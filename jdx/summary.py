@@ -1,0 +1,67 @@
+"""What a trial prints at its end: scores per style, where things are, what to try next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from jdx.schema import TrialConfig
+from jdx.trial import TrialResult
+
+METRICS = ("dino", "hist", "lpips", "clip_iqa", "clip_r")
+HEADS = {"dino": "DINO ↑", "hist": "Hist ↑", "lpips": "LPIPS ↓", "clip_iqa": "IQA ↑", "clip_r": "CLIP-R ↑"}
+
+
+def show(result: TrialResult, config: TrialConfig) -> None:
+    """Print the table of scores, the paths, and the next command."""
+    console = Console()
+    console.print()
+    if result.metrics.get("styles"):
+        console.print(_table(result.metrics, config))
+    if result.final_score is not None:
+        console.print(f"[bold]final score {result.final_score:.4f}[/bold]  {_label(config)}")
+    for style, (step, reason) in result.failed.items():
+        console.print(f"[red]style {style} stopped at step {step}: {reason}[/red]")
+    console.print(f"run folder  {_near(result.run_dir)}", soft_wrap=True)
+    if result.report is not None:
+        console.print(f"report      {_near(result.report)}", soft_wrap=True)
+    if config.model.name == "mini":
+        console.print(
+            "\nNext, the real model on a real set (a GPU, and a Stable Diffusion 2.1 folder or hub id):\n"
+            "  python -m jdx.train model=sd21 model.path=FOLDER data=challenge data.root=DIR evaluation=challenge",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _table(metrics: Mapping[str, Any], config: TrialConfig) -> Table:
+    table = Table(title=f"{config.method.name} on {config.data.name}, {config.model.name}")
+    table.add_column("style")
+    for metric in METRICS:
+        table.add_column(HEADS[metric], justify="right")
+    table.add_column("FID ↓", justify="right")
+    for style, scores in sorted(metrics["styles"].items()):
+        table.add_row(style, *(_number(scores.get(metric)) for metric in METRICS), "")
+    table.add_section()
+    table.add_row("all", *(_number(metrics.get(metric)) for metric in METRICS), _number(metrics.get("fid")))
+    return table
+
+
+def _number(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, (int, float)) else "–"
+
+
+def _label(config: TrialConfig) -> str:
+    return "" if config.evaluation.judges == "challenge" else "(own judges: not a challenge score)"
+
+
+def _near(path: Path) -> str:
+    """Relative to the current folder when that is shorter."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,90 @@
+"""`python -m jdx.train`: run one trial, or with -m many, from Hydra overrides."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from data.challenge import DataError
+from jdx import ROOT
+from jdx.errors import BackendError, ConfigError
+from jdx.overrides import check_overrides
+
+log = logging.getLogger(__name__)
+
+OmegaConf.register_new_resolver("jdx", lambda path: str(ROOT / path), replace=True)
+
+USER_ERRORS = (ConfigError, DataError, BackendError)
+"""Errors that speak for themselves: shown without a traceback."""
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+def train(config: DictConfig) -> float:
+    """One trial; returns its final score, NaN when there is none (Hydra sweepers read it as the objective)."""
+    try:
+        return _trial(config)
+    except USER_ERRORS as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise  # the sweeper decides what a failed job means
+        print(f"\n{error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _trial(config: DictConfig) -> float:
+    from jdx import validation
+
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+    assert isinstance(plain, dict)
+    checked = validation.build({str(key): value for key, value in plain.items()})
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    # Imported late: a wrong setting is told in a second, not after torch has loaded.
+    from jdx import summary, trial
+
+    _use_threads(checked.backend.threads)
+    result = trial.run(checked, run_dir)
+    summary.show(result, checked)
+    if result.failed:
+        log.error("%d styles stopped: the score covers the others only and is not returned", len(result.failed))
+        return math.nan
+    return math.nan if result.final_score is None else result.final_score
+
+
+def _use_threads(threads: int) -> None:
+    """Let the CPU kernels use as many cores as this process may, which in a container is fewer than the host's."""
+    import torch
+
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(threads or allowed)
+
+
+def main() -> None:
+    """The command: check the words, then let Hydra compose and run."""
+    # `+experiment=NAME` would come last and undo debug=tiny; the group has its place in the defaults list.
+    sys.argv[1:] = [word.removeprefix("+") if word.startswith("+experiment=") else word for word in sys.argv[1:]]
+    try:
+        check_overrides(sys.argv[1:])
+    except ConfigError as error:
+        print(f"{error}\n\nAll settings: python -m jdx.train --cfg job", file=sys.stderr)
+        raise SystemExit(2) from None
+    try:
+        train()
+    except KeyboardInterrupt:
+        again = "python -m jdx.train " + shlex.join(sys.argv[1:])
+        print(
+            f"\nInterrupted. Finished stages and training up to the last checkpoint are kept; to go on:\n  {again}",
+            file=sys.stderr,
+        )
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""All faults of a request at once, each with its key, its value and what is allowed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jdx.errors import ConfigError
+from jdx.overrides import check_overrides
+from jdx.validation import build
+from tests.configs import compose_plain
+
+Faults = dict[str, str]
+
+
+def faults_of(*overrides: str) -> Faults:
+    with pytest.raises(ConfigError) as caught:
+        build(compose_plain(*overrides))
+    return {fault.key: f"{fault.value}: {fault.allowed}" for fault in caught.value.faults}
+
+
+def test_defaults_are_valid_and_rank_sets_the_unet() -> None:
+    trial = build(compose_plain("lora.rank=32"))
+    assert (trial.lora.unet.rank, trial.lora.text_encoder.rank) == (32, 0)
+    assert trial.sampler.resolution == trial.train.resolution == trial.model.resolution
+
+
+def test_every_fault_is_reported_together() -> None:
+    faults = faults_of(
+        "data=challenge",
+        "lora.text_encoder.rank=-1",
+        "optim.unet.lr=fast",
+        "sampler.steps=0",
+        "sampler.name=dim",
+        "train.seed=true",
+        "train.resolution=100",
+        "+sampler.stepz=4",
+    )
+    assert set(faults) == {
+        "data.root", "lora.text_encoder.rank", "optim.unet.lr", "sampler.steps", "sampler.name", "train.seed",
+        "train.resolution", "sampler.resolution", "sampler.stepz",
+    }  # fmt: skip
+    assert "no default" in faults["data.root"]
+    assert "greater than or equal to 0" in faults["lora.text_encoder.rank"]
+    assert "'ddim', 'unipc', 'dpmpp' or 'euler'" in faults["sampler.name"]
+    assert "did you mean sampler.steps" in faults["sampler.stepz"]
+    assert faults["train.seed"].startswith("True")
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "words"),
+    [
+        ("train.snapshots=[600]", "train.snapshots", "at most train.steps = 500"),
+        ("lora.rank=0", "lora.unet.rank", "nothing would be trained"),
+        ("lora.unet.targets=[]", "lora.unet.targets", "at least one module"),
+        ("method.prompts.generate='a {objet}'", "method.prompts.generate", "placeholder"),
+        ("method.prompts.train='a {object'", "method.prompts.train", "not a template"),
+        ("method.prompts.generate='in style_{style}'", "method.prompts.generate", "without {object}"),
+        ("sampler.seeds=nowhere.json", "sampler.seeds", "no such file"),
+        ("evaluation.judges=mine", "evaluation.judges", "judges.json"),
+        ("optim.warmup_steps=501", "optim.warmup_steps", "at most train.steps"),
+        ("optim.unet.lr=.inf", "optim.unet.lr", ""),
+        ("backend.device=gpu", "backend.device", "pattern"),
+        ("method.init.picture=nowhere.png", "method.init.picture", "average"),
+        ("method.styleid.reference=first", "method.styleid.reference", "rotate"),
+    ],
+)
+def test_single_faults_say_what_to_do(override: str, key: str, words: str) -> None:
+    faults = faults_of(override)
+    assert words in faults[key]
+
+
+def test_decaying_rate_cannot_have_snapshots() -> None:
+    assert "not a prefix" in faults_of("optim.schedule=cosine", "train.snapshots=[100]")["train.snapshots"]
+
+
+def test_strength_that_runs_no_step_is_refused() -> None:
+    faults = faults_of("method=average", "method.init.strength=0.01", "sampler.steps=20")
+    assert "at least 0.05" in faults["method.init.strength"]
+
+
+def test_prior_without_training_is_refused() -> None:
+    assert "method.prior.weight" in faults_of("method=base", "method.prior.weight=1.0")
+
+
+def test_command_line_lists_every_misspelt_setting() -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_overrides(["lora.rnk=3", "samplr=ddim", "train.steps=5", "+x=1", "hydra.sweeper.n=1", "-m", "model=sd21"])
+    assert [fault.key for fault in caught.value.faults] == ["lora.rnk", "samplr"]
+    assert "did you mean lora.rank?" in str(caught.value)
+    assert "sampler" in str(caught.value)
+
+
+def test_seeds_file_is_checked_whole(tmp_path: Path, write_json: Callable[[Path, object], Path]) -> None:
+    from jdx.stages.generate import read_seeds
+
+    good = write_json(tmp_path / "good.json", {"00": {"Cat": 3}, "01": [["Dog", 4]]})
+    assert read_seeds(good) == {"00": {"Cat": 3}, "01": {"Dog": 4}}
+    bad = write_json(tmp_path / "bad.json", {"00": {"Cat": -1, "Dog": "x"}, "01": 5})
+    with pytest.raises(ConfigError) as caught:
+        read_seeds(bad)
+    assert len(caught.value.faults) == 3
