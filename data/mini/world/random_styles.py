@@ -1,0 +1,132 @@
+"""Composed styles: random points of the style space that keep clear of the held-out ones."""
+
+from __future__ import annotations
+
+import colorsys
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+
+from data.mini.world.pen import RGB, shade
+from data.mini.world.style import Style, distance, luminance
+from data.mini.world.styles import HELD_OUT
+
+MARGIN = 1.2
+"""No training style comes nearer than this to a held-out one (see `style.distance`)."""
+
+_T = TypeVar("_T")
+_GROUNDS = (
+    "flat", "flat", "flat", "fade", "vignette", "clouds", "stripes", "dots", "checks", "rays", "grid", "panes", "board",
+)  # fmt: skip
+_FILLS = (
+    "flat", "flat", "flat", "none", "hatch", "hatch", "cross", "stripes", "dots", "stipple", "gradient", "gradient",
+    "watercolour", "tiles", "facets", "scribble", "stitch", "carved",
+)  # fmt: skip
+_TEXTURES = ("none", "none", "none", "grain", "canvas", "paper", "tiles", "scan", "weave", "soft")
+_LINES = ("solid", "solid", "solid", "chalk", "brush", "dashed")
+_PATTERNS = ("hatch", "cross", "stripes", "dots", "stipple", "scribble", "carved")
+
+
+def _choice(rng: np.random.Generator, words: tuple[_T, ...]) -> _T:
+    return words[int(rng.integers(len(words)))]
+
+
+def _colour(rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]) -> RGB:
+    r, g, b = colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(*saturation), rng.uniform(*value))
+    return round(r * 255), round(g * 255), round(b * 255)
+
+
+def _colours(rng: np.random.Generator) -> dict[str, object]:
+    """Ground and line. The rule that holds chalk, neon and blueprint out: no line is lighter than a dark ground."""
+    kind = rng.uniform()
+    if kind < 0.62:
+        ground = _colour(rng, (0.0, 0.35), (0.82, 1.0))
+        line = _colour(rng, (0.0, 0.9), (0.05, 0.55))
+    elif kind < 0.86:
+        ground = _colour(rng, (0.2, 0.75), (0.55, 0.9))
+        light = luminance(ground) > 0.58 and rng.uniform() < 0.35
+        line = (252, 252, 248) if light else _colour(rng, (0.0, 0.8), (0.03, 0.3))
+    else:
+        ground = _colour(rng, (0.1, 0.7), (0.1, 0.42))
+        line = shade(ground, -float(rng.uniform(0.5, 1)))
+    second = shade(ground, float(rng.uniform(0.1, 0.4)) * (1 if rng.uniform() < 0.5 else -1))
+    return {"ground_colour": ground, "ground_second": second, "line": line}
+
+
+def _mapping(rng: np.random.Generator) -> dict[str, object]:
+    kind = _choice(rng, ("natural", "natural", "natural", "ramp", "snap"))
+    if kind == "ramp":
+        hue, spread = rng.uniform(), rng.uniform(-0.2, 0.2)
+        steps = ((0.75, 0.3), (0.65, 0.66), (0.25, 0.97))
+        rgbs = (colorsys.hsv_to_rgb((hue + spread * k) % 1, s, v) for k, (s, v) in enumerate(steps))
+        ramp = tuple((round(r * 255), round(g * 255), round(b * 255)) for r, g, b in rgbs)
+        return {"mapping": "ramp", "colours": ramp}
+    if kind == "snap":
+        count = int(rng.integers(3, 7))
+        return {
+            "mapping": "snap",
+            "colours": tuple(_colour(rng, (0.1, 0.9), (0.25, 1.0)) for _ in range(count)),
+        }
+    return {
+        "hue": float(rng.normal(0, 12) if rng.uniform() < 0.7 else rng.uniform(-180, 180)),
+        "saturation": float(rng.uniform(0.4, 1.5)), "lightness": float(rng.uniform(-0.2, 0.35)),
+    }  # fmt: skip
+
+
+def _lines(rng: np.random.Generator, fill: str) -> dict[str, object]:
+    bare = fill == "none"
+    return {
+        "line_width": float(_choice(rng, (1.0, 1.5, 2.0, 3.0) if bare else (0.0, 0.0, 1.0, 1.0, 1.5, 2.0, 3.0))),
+        "line_kind": _choice(rng, _LINES), "line_own": float(rng.uniform(0.3, 1)) if rng.uniform() < 0.2 else 0.0,
+        "wobble": float(rng.uniform(0.3, 2.0)) if rng.uniform() < 0.4 else 0.0,
+        "passes": int(_choice(rng, (1, 1, 1, 2, 3))),
+    }  # fmt: skip
+
+
+def _shadows(rng: np.random.Generator, ground: RGB) -> dict[str, object]:
+    kind = _choice(rng, ("none", "none", "none", "drop", "contact", "halo"))
+    glare = kind == "halo" and luminance(ground) > 0.5
+    rim = float(rng.uniform(1.5, 3.5)) if rng.uniform() < 0.1 else 0.0
+    return {
+        "shadow": kind, "shadow_colour": shade(ground, 0.7 if glare else -0.6), "rim": rim,
+        "rim_colour": shade(ground, 0.8 if rng.uniform() < 0.5 else -0.4),
+        "glow": float(rng.uniform(0.3, 0.8)) if luminance(ground) > 0.45 and rng.uniform() < 0.08 else 0.0,
+    }  # fmt: skip
+
+
+def _compose(rng: np.random.Generator) -> Style:
+    fill = _choice(rng, _FILLS)
+    colours = _colours(rng)
+    texture = _choice(rng, _TEXTURES)
+    return Style(
+        fill=fill, ground=_choice(rng, _GROUNDS), texture=texture,
+        strength=float(rng.uniform(0.2, 1.0)) if texture != "soft" else float(rng.uniform(0.1, 0.6)),
+        wash=float(rng.uniform(0, 0.9)) if fill in _PATTERNS else float(rng.uniform(0.75, 1)),
+        period=float(rng.uniform(9, 18) if fill == "facets" else rng.uniform(4.2, 8.5)),
+        angle=float(rng.uniform(0, 180)), **colours, **_mapping(rng), **_lines(rng, fill),
+        **_shadows(rng, colours["ground_colour"]),  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def _legible(style: Style) -> Style:
+    """Without lines, areas must differ from the ground; without areas, lines must."""
+    gap = abs(luminance(style.line) - luminance(style.ground_colour))
+    if style.fill == "none" and (gap < 0.3 or style.line_own):
+        light = luminance(style.ground_colour) > 0.45
+        return (
+            replace(style, line=shade(style.line, -0.6), line_own=0.0)
+            if light
+            else replace(style, fill="flat")
+        )
+    if style.line_width == 0 and gap < 0.25:
+        return replace(style, line_width=1.0, line=shade(style.line, -0.5))
+    return style
+
+
+def random_style(rng: np.random.Generator) -> Style:
+    """A composed training style, at least MARGIN from every held-out style."""
+    while True:
+        style = _legible(_compose(rng))
+        if all(distance(style, held) >= MARGIN for held in HELD_OUT.values()):
+            return style
