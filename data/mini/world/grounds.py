@@ -66,13 +66,13 @@ def _grid(style: Style, rng: np.random.Generator, size: int) -> Field:
 
 
 def _panes(style: Style, rng: np.random.Generator, size: int) -> Field:
-    """Coloured panes between leads (the line colour)."""
+    """Coloured panes between leads (the shadow's colour)."""
     index, edge = cells(rng, size, 30)
     first, second = rgb(style.ground_colour), rgb(style.ground_second)
     share = rng.uniform(0, 1, index.max() + 1).astype(np.float32)[index][..., None]
     glass = (first + (second - first) * share) * (0.96 + 0.06 * clouds(rng, size, 16)[..., None])
     lead = np.clip(1.7 - edge, 0, 1)[..., None]
-    out: Field = np.clip(glass, 0, 1) * (1 - lead) + rgb(style.line) * lead
+    out: Field = np.clip(glass, 0, 1) * (1 - lead) + rgb(style.shadow_colour) * lead
     return out
 
 
@@ -97,13 +97,13 @@ def textured(picture: Field, style: Style, rng: np.random.Generator) -> Field:
     if style.texture == "soft":
         return blur(picture, 0.4 + 1.6 * float(k))
     waves: dict[str, Callable[[], Field]] = {
-        "grain": lambda: 0.16 * grain(rng, size, 1.4),
-        "canvas": lambda: 0.11 * stripes(size, 4, 0) * stripes(size, 4, 90) + 0.05 * grain(rng, size, 2),
+        "grain": lambda: 0.13 * grain(rng, size, 1.6),
+        "canvas": lambda: 0.1 * stripes(size, 5, 0) * stripes(size, 5, 90) + 0.04 * grain(rng, size, 2),
         "weave": lambda: 0.09 * (stripes(size, 5, 0) + stripes(size, 5, 90)),
-        "paper": lambda: 0.09 * clouds(rng, size, 5) + 0.1 * clouds(rng, size, 22),
-        "scan": lambda: 0.2 * stripes(size, 4, 90),
+        "paper": lambda: 0.07 * clouds(rng, size, 5) + 0.06 * clouds(rng, size, 22),
+        "scan": lambda: 0.13 * stripes(size, 5, 90),
         "tiles": lambda: (
-            -0.4 * np.maximum(cut(stripes(size, 10.67, 0), 0.12), cut(stripes(size, 10.67, 90), 0.12))
+            -0.26 * np.maximum(cut(stripes(size, 10.67, 0), 0.12), cut(stripes(size, 10.67, 90), 0.12))
         ),
     }
     out: Field = picture * (1 + k * waves[style.texture]())[..., None]

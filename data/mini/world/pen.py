@@ -103,6 +103,12 @@ def _sector(x: float, y: float, rx: float, ry: float, start: float, stop: float)
     return np.stack([x + rx * np.cos(a), y + ry * np.sin(a)], axis=1)
 
 
+def _cap(at: Points, along: Points, side: Points) -> Points:
+    """Half a circle around a band's end, from its left side to its right."""
+    a = np.linspace(0, math.pi, 7)[1:-1, None]
+    return at + np.cos(a) * side + np.sin(a) * along * float(np.hypot(*side))
+
+
 class Pen:
     """Collects parts; its random numbers are the object's own variation (proportions, hues)."""
 
@@ -186,9 +192,9 @@ class Pen:
         along /= np.maximum(np.hypot(along[:, 0], along[:, 1]), 1e-9)[:, None]
         half = width / 2 * np.linspace(1, taper, len(spine))[:, None]
         side = np.stack([-along[:, 1], along[:, 0]], axis=1) * half
-        cap = spine[-1] + along[-1] * half[-1]
-        butt = spine[0] - along[0] * half[0]
-        self._add(np.concatenate([spine + side, [cap], (spine - side)[::-1], [butt]]), colour)
+        end = _cap(spine[-1], along[-1], side[-1])
+        start = _cap(spine[0], -along[0], -side[0])
+        self._add(np.concatenate([spine + side, end, (spine - side)[::-1], start]), colour)
 
     def ring(self, x: float, y: float, rx: float, ry: float, width: float, colour: RGB) -> None:
         """A closed band around an ellipse; its hole shows what lies behind."""

@@ -101,7 +101,7 @@ def _compose(rng: np.random.Generator) -> Style:
     texture = _choice(rng, _TEXTURES)
     return Style(
         fill=fill, ground=_choice(rng, _GROUNDS), texture=texture,
-        strength=float(rng.uniform(0.2, 1.0)) if texture != "soft" else float(rng.uniform(0.1, 0.6)),
+        strength=float(rng.uniform(0.2, 0.9)) if texture != "soft" else float(rng.uniform(0.1, 0.6)),
         wash=float(rng.uniform(0, 0.9)) if fill in _PATTERNS else float(rng.uniform(0.75, 1)),
         period=float(rng.uniform(9, 18) if fill == "facets" else rng.uniform(4.2, 8.5)),
         angle=float(rng.uniform(0, 180)), **colours, **_mapping(rng), **_lines(rng, fill),
@@ -110,23 +110,51 @@ def _compose(rng: np.random.Generator) -> Style:
 
 
 def _legible(style: Style) -> Style:
-    """Without lines, areas must differ from the ground; without areas, lines must."""
-    gap = abs(luminance(style.line) - luminance(style.ground_colour))
-    if style.fill == "none" and (gap < 0.3 or style.line_own):
-        light = luminance(style.ground_colour) > 0.45
-        return (
-            replace(style, line=shade(style.line, -0.6), line_own=0.0)
-            if light
-            else replace(style, fill="flat")
-        )
-    if style.line_width == 0 and gap < 0.25:
-        return replace(style, line_width=1.0, line=shade(style.line, -0.5))
+    """Without lines, areas must differ from the ground; without solid areas, lines must."""
+    ground = luminance(style.ground_colour)
+    gap = abs(luminance(style.line) - ground)
+    faint = style.fill == "none" or (style.fill in _PATTERNS and style.wash < 0.35)
+    if faint and (gap < 0.35 or style.line_own or style.line_width < 1):
+        return replace(style, fill="flat" if style.fill == "none" else style.fill, wash=0.8)
+    blends = style.mapping != "natural" and any(abs(luminance(c) - ground) < 0.18 for c in style.colours)
+    if style.line_width == 0 and (blends or ground < 0.8):
+        return replace(style, line_width=1.0)
     return style
+
+
+def _apart(style: Style) -> Style:
+    """Break up the key features of the held-out styles, so that they never meet in a training style.
+
+    - a dark ground never carries light lines, glow, bare outlines, open patterns or light rims (chalk, neon, blueprint);
+    - wiped boards and ruled grids are light (chalk, blueprint);
+    - panes have thin outlines on light glass (stained glass);
+    - washes have no brushed lines (ink wash), stitches no woven ground and no dashes (embroidery);
+    - cuts keep their colour and thin lines (woodcut); light lines never meet a drop shadow (papercut).
+    """
+    ground = luminance(style.ground_colour)
+    changes: dict[str, object] = {}
+    if ground < 0.5:
+        changes |= {"wash": max(style.wash, 0.75), "glow": 0.0, "lightness": min(style.lightness, 0.0)}
+        changes |= {"fill": "flat"} if style.fill in ("none", "hatch", "scribble") else {}
+        changes |= {"line_own": 0.0, "line_kind": "solid", "rim": 0.0}
+    if ground < 0.75 and style.ground in ("board", "grid", "panes"):
+        changes["ground"] = "fade"
+    if style.ground == "panes":
+        changes["line_width"] = min(style.line_width, 1.0)
+    if style.fill == "watercolour" and style.line_kind == "brush":
+        changes["line_kind"] = "solid"
+    if style.fill == "stitch":
+        changes |= {"texture": "none" if style.texture == "weave" else style.texture, "line_kind": "solid"}
+    if style.fill == "carved":
+        changes |= {"wash": max(style.wash, 0.45), "line_width": min(style.line_width, 1.5)}
+    if luminance(style.line) > ground and style.shadow == "drop":
+        changes["shadow"] = "none"
+    return replace(style, **changes)  # type: ignore[arg-type]
 
 
 def random_style(rng: np.random.Generator) -> Style:
     """A composed training style, at least MARGIN from every held-out style."""
     while True:
-        style = _legible(_compose(rng))
+        style = _apart(_legible(_compose(rng)))
         if all(distance(style, held) >= MARGIN for held in HELD_OUT.values()):
             return style

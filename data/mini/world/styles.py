@@ -18,7 +18,7 @@ NAMED_STYLES: dict[str, Style] = {
         line=(34, 40, 60), ground_colour=(58, 160, 160), ground_second=(80, 180, 176), ground="rays",
     ),
     "mosaic": Style(
-        fill="tiles", period=6.4, line_width=0.0, line=(70, 60, 60), ground_colour=(232, 222, 200), saturation=1.2,
+        fill="tiles", period=5.3, line_width=1.0, line=(70, 60, 60), ground_colour=(232, 222, 200), saturation=1.2,
         texture="tiles", strength=0.3,
     ),
     "comic": Style(
@@ -26,16 +26,16 @@ NAMED_STYLES: dict[str, Style] = {
         ground="dots", ground_colour=(255, 226, 90), ground_second=(255, 200, 50),
     ),
     "watercolour": Style(
-        fill="watercolour", wash=0.9, saturation=0.95, lightness=0.1, line=(110, 110, 130), line_width=0.0,
-        ground="clouds", ground_colour=(252, 250, 244), ground_second=(226, 238, 246), texture="paper", strength=0.5,
+        fill="watercolour", wash=0.9, saturation=0.95, lightness=0.1, line=(126, 126, 142), line_width=1.0,
+        ground="clouds", ground_colour=(252, 250, 244), ground_second=(236, 243, 248), texture="paper", strength=0.4,
     ),
     "pastel": Style(
-        saturation=0.55, lightness=0.42, line_width=0.0, line=(150, 130, 150), ground="fade",
+        saturation=0.6, lightness=0.36, line_width=1.0, line=(168, 140, 170), ground="fade",
         ground_colour=(252, 226, 232), ground_second=(222, 230, 252), shadow="contact", shadow_colour=(190, 170, 200),
     ),
     "crayon": Style(
         fill="scribble", wash=0.15, period=4.6, angle=35, line_own=1.0, line_width=2.0, wobble=1.3, line_kind="brush",
-        saturation=1.15, ground_colour=(252, 246, 232), texture="grain", strength=0.4,
+        saturation=1.2, lightness=-0.15, ground_colour=(252, 246, 232), texture="grain", strength=0.4,
     ),
     "oil": Style(
         fill="gradient", saturation=0.9, lightness=-0.14, line=(70, 44, 30), line_width=1.0, line_kind="brush",
@@ -55,7 +55,7 @@ NAMED_STYLES: dict[str, Style] = {
         ground_second=(190, 236, 170), shadow="contact", shadow_colour=(60, 110, 80),
     ),
     "silhouette": Style(
-        mapping="ramp", colours=((38, 20, 44), (70, 34, 60)), line=(240, 140, 90), line_width=0.0, ground="fade",
+        mapping="ramp", colours=((34, 16, 44), (112, 46, 82)), line=(244, 150, 90), line_width=0.0, ground="fade",
         ground_colour=(250, 190, 90), ground_second=(232, 96, 90),
     ),
     "sketch": Style(
@@ -81,7 +81,7 @@ NAMED_STYLES: dict[str, Style] = {
     ),
     "dream": Style(
         hue=-30, saturation=0.8, lightness=0.2, line_width=0.0, line=(150, 90, 150), ground="clouds",
-        ground_colour=(246, 206, 226), ground_second=(186, 176, 236), texture="soft", strength=0.45, shadow="halo",
+        ground_colour=(246, 206, 226), ground_second=(186, 176, 236), texture="soft", strength=0.2, shadow="halo",
         shadow_colour=(255, 250, 230),
     ),
 }  # fmt: skip
@@ -89,42 +89,42 @@ NAMED_STYLES: dict[str, Style] = {
 
 HELD_OUT: dict[str, Style] = {
     "chalk": Style(
-        ground="board", ground_colour=(34, 74, 58), ground_second=(52, 94, 76), fill="scribble", wash=0.0, period=4.8,
-        angle=40, mapping="ramp", colours=((214, 214, 120), (236, 226, 190), (246, 244, 238)), line=(246, 246, 240),
-        line_width=1.5, line_kind="chalk", wobble=0.9, texture="grain", strength=0.3,
+        ground="board", ground_colour=(30, 72, 56), ground_second=(50, 92, 74), wash=0.36, saturation=0.75,
+        lightness=0.3, line=(248, 248, 240), line_width=1.5, line_kind="chalk", wobble=0.8, texture="grain",
+        strength=0.3,
     ),
     "neon": Style(
         ground="vignette", ground_colour=(26, 20, 66), ground_second=(8, 8, 30), fill="none", mapping="snap",
-        colours=((255, 60, 170), (60, 230, 255), (255, 220, 70), (130, 255, 130)), line=(255, 120, 210), line_own=0.85,
-        line_width=2.0, glow=1.1,
+        colours=((255, 60, 170), (60, 230, 255), (255, 220, 70), (130, 255, 130)), line=(255, 120, 210),
+        line_own=0.85, line_width=2.0, glow=1.1,
     ),
     "ink wash": Style(
-        ground="clouds", ground_colour=(240, 230, 208), ground_second=(228, 216, 190), fill="watercolour", wash=0.85,
-        mapping="ramp", colours=((44, 46, 52), (120, 122, 124), (206, 204, 196)), line=(28, 28, 34), line_width=2.0,
-        line_kind="brush", wobble=1.4, seal=True, texture="paper", strength=0.5,
-    ),
-    "stained glass": Style(
-        ground="panes", ground_colour=(30, 60, 150), ground_second=(90, 170, 220), fill="gradient", saturation=1.5,
-        lightness=0.0, line=(18, 16, 22), line_width=3.0, period=16, glow=0.0,
-    ),
-    "blueprint": Style(
-        ground="grid", ground_colour=(24, 66, 140), ground_second=(90, 136, 200), fill="hatch", wash=0.0, period=6,
-        angle=45, mapping="ramp", colours=((190, 214, 244), (220, 234, 250)), line=(240, 246, 255), line_width=1.0,
+        ground="fade", ground_colour=(244, 235, 214), ground_second=(232, 220, 194), fill="watercolour", wash=0.9,
+        mapping="ramp", colours=((26, 28, 34), (112, 114, 116), (222, 218, 206)), line=(22, 22, 28), line_width=1.5,
+        line_kind="brush", wobble=1.2, seal=True, texture="paper", strength=0.35,
     ),
     "papercut": Style(
-        mapping="snap", colours=((200, 36, 40), (232, 76, 60), (250, 228, 190), (160, 20, 34)), ground="fade",
-        ground_colour=(150, 14, 26), ground_second=(120, 8, 22), rim=3.0, rim_colour=(252, 236, 206), shadow="drop",
-        shadow_colour=(40, 0, 6), line=(252, 236, 206), line_width=1.5,
+        mapping="ramp", colours=((168, 14, 28), (196, 28, 36), (226, 66, 56)), ground="flat",
+        ground_colour=(250, 240, 222), line=(255, 246, 230), line_width=1.5, shadow="drop",
+        shadow_colour=(110, 70, 50),
+    ),
+    "stained glass": Style(
+        ground="panes", ground_colour=(48, 96, 190), ground_second=(128, 190, 238), fill="gradient", saturation=1.5,
+        lightness=0.08, line=(18, 16, 22), line_width=2.5, shadow_colour=(18, 16, 22),
+    ),
+    "blueprint": Style(
+        ground="grid", ground_colour=(24, 66, 140), ground_second=(90, 136, 200), fill="hatch", wash=0.0, period=6.5,
+        angle=45, mapping="ramp", colours=((92, 138, 204), (120, 164, 222)), line=(242, 248, 255), line_width=1.0,
     ),
     "woodcut": Style(
         fill="carved", wash=0.0, period=5.0, angle=20, mapping="ramp", colours=((20, 18, 18), (28, 24, 24)),
-        line=(20, 18, 18), line_width=2.5, wobble=1.0, ground_colour=(226, 190, 128), ground="fade",
-        ground_second=(206, 160, 96), texture="paper", strength=0.5,
+        line=(20, 18, 18), line_width=2.0, wobble=0.8, ground_colour=(228, 194, 132), ground="fade",
+        ground_second=(206, 162, 100), texture="paper", strength=0.4,
     ),
     "embroidery": Style(
-        fill="stitch", period=4.2, saturation=1.25, line_own=0.55, line=(60, 30, 40), line_width=2.0,
-        line_kind="dashed", ground_colour=(200, 190, 172), ground="flat", texture="weave", strength=0.9,
-        shadow="drop", shadow_colour=(120, 108, 90),
+        fill="stitch", period=4.6, saturation=1.25, line_own=0.55, line=(60, 30, 40), line_width=2.0,
+        line_kind="dashed", ground_colour=(202, 192, 174), texture="weave", strength=0.8, shadow="drop",
+        shadow_colour=(120, 108, 90),
     ),
 }  # fmt: skip
 """Never sampled in training; the first four are the embedded sample's 00 to 03."""
