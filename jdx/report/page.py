@@ -17,14 +17,13 @@ TEMPLATES = Path(__file__).parent / "templates"
 def write_report(run_dir: Path) -> Path:
     """Make `run_dir/report.html` and return its path.
 
-    The page needs no network and no other file; with the run folder beside it, a click opens the full picture.
-    What the folder lacks is said on the page. `FileNotFoundError` when `run_dir` itself does not exist.
+    The page needs no network and no other file; with the run folder beside it, a click opens the full
+    picture. What the folder lacks is said on the page. `FileNotFoundError` when there is no
+    `run_dir`.
     """
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
-        raise FileNotFoundError(
-            f"{run_dir} is not a folder; give the folder of a run (it holds metrics.json)"
-        )
+        raise FileNotFoundError(f"{run_dir} is not a folder; give a run's folder (it holds metrics.json)")
     text = render(page_view(RunFolder(run_dir)))
     target = run_dir / "report.html"
     beside = run_dir / f".report.{os.getpid()}.html"

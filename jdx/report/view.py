@@ -178,7 +178,7 @@ def _judges(numbers: Mapping[str, Any]) -> str:
 
 def _facts(numbers: Mapping[str, Any]) -> dict[str, str]:
     """Judges, variants and versions, flat: `judges.name`, `variants.fid_resize`, `versions.torch`."""
-    facts = {}
+    facts: dict[str, str] = {}
     for group in ("judges", "variants", "versions"):
         value = numbers.get(group)
         if isinstance(value, Mapping):

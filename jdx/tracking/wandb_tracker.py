@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+# W&B's own error reports go to a second server; when that hangs, the process waits 20 s for it at exit.
+os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+
 import wandb
 
 from jdx.report.run_folder import RunFolder
