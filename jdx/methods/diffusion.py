@@ -1,0 +1,93 @@
+"""Algebra of a diffusion model's levels and predictions, as pure functions of tensors.
+
+Notation of Song et al. 2021 (DDIM): ᾱ_t is the cumulative product of the scheduler's alphas, a = √ᾱ_t the
+signal and s = √(1 − ᾱ_t) the noise amplitude, so x_t = a·x0 + s·ε. `a` and `s` are tensors that broadcast
+against x, or floats. A network predicts ε (Ho et al. 2020), v = a·ε − s·x0 (Salimans and Ho 2022, appendix
+D) or x0; which one is its scheduler's `prediction_type`. With a = cos φ and s = sin φ, x and v are two
+orthogonal directions of one plane, and every conversion below is a rotation by φ.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+Amplitude = TypeVar("Amplitude", Tensor, float)
+
+
+def amplitudes(alphas_cumprod: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """(√ᾱ_t, √(1 − ᾱ_t)) of the time steps t, float64, shaped like t.
+
+    In float32, 1 − ᾱ_0 ≈ 8.5e-4 would already have lost four digits, so cast afterwards.
+    """
+    abar = alphas_cumprod.to(torch.float64)[t]
+    return abar.sqrt(), (1 - abar).sqrt()
+
+
+def add_noise(x0: Tensor, eps: Tensor, a: Amplitude, s: Amplitude) -> Tensor:
+    """x_t = a·x0 + s·ε (Ho et al. 2020, eq. 4)."""
+    return a * x0 + s * eps
+
+
+def velocity(x0: Tensor, eps: Tensor, a: Amplitude, s: Amplitude) -> Tensor:
+    """v_t = a·ε − s·x0 (Salimans and Ho 2022, appendix D)."""
+    return a * eps - s * x0
+
+
+def target(kind: str, x0: Tensor, eps: Tensor, a: Amplitude, s: Amplitude) -> Tensor:
+    """What a network of this prediction type should answer at x_t = a·x0 + s·ε."""
+    if kind == "epsilon":
+        return eps
+    if kind == "v_prediction":
+        return velocity(x0, eps, a, s)
+    if kind == "sample":
+        return x0
+    raise _unknown(kind)
+
+
+def to_x0(kind: str, x: Tensor, prediction: Tensor, a: Amplitude, s: Amplitude) -> Tensor:
+    """The clean latent that a prediction at x implies; a and s are those of the level at which x lives."""
+    if kind == "epsilon":
+        return (x - s * prediction) / a
+    if kind == "v_prediction":
+        return a * x - s * prediction
+    if kind == "sample":
+        return prediction
+    raise _unknown(kind)
+
+
+def to_eps(kind: str, x: Tensor, prediction: Tensor, a: Amplitude, s: Amplitude) -> Tensor:
+    """The noise that a prediction at x implies; a and s are those of the level at which x lives."""
+    if kind == "epsilon":
+        return prediction
+    if kind == "v_prediction":
+        return a * prediction + s * x
+    if kind == "sample":
+        return (x - a * prediction) / s
+    raise _unknown(kind)
+
+
+def ddim_move(
+    kind: str,
+    x: Tensor,
+    prediction: Tensor,
+    here: tuple[Amplitude, Amplitude],
+    there: tuple[Amplitude, Amplitude],
+) -> Tensor:
+    """DDIM without noise from one level to another, Song et al. 2021, eqs. 12 (cleaner) and 14 (noisier:
+    inversion).
+
+    here, there: (a, s) of the two levels. Both x0 and ε are taken at the level of x (`here`) and put
+    together at `there`. Taking them at `there` with a v-prediction mixes −x0 into ε and raises the contrast
+    of every picture.
+    """
+    x0 = to_x0(kind, x, prediction, *here)
+    eps = to_eps(kind, x, prediction, *here)
+    return add_noise(x0, eps, *there)
+
+
+def _unknown(kind: str) -> ValueError:
+    return ValueError(f"prediction_type = {kind!r}: expected one of {', '.join(PREDICTIONS)}")
