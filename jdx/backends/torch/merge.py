@@ -1,0 +1,51 @@
+"""Adapters folded into the base's weights for drawing, and taken out again without a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from jdx.backends.torch.adapters import Adapter, LoraPair
+from jdx.backends.torch.lora_keys import memory_te_path
+from jdx.backends.torch.models import Models
+
+
+@contextmanager
+def merge(models: Models, adapter: Adapter, scale: float = 1.0) -> Iterator[None]:
+    """Inside the block W is W + scale · alpha/r · B·A (Hu et al. 2021); after it W's original bits are back.
+
+    The sum is made in float32 (float64 for a float64 base) and rounded once to the base's precision.
+    `adapter` must have been loaded for this base. Weights change in place, so captured graphs stay valid.
+    """
+    originals: list[tuple[Tensor, Tensor]] = []
+    try:
+        for weight, pair in _targets(models, adapter):
+            originals.append((weight, weight.clone()))
+            weight.copy_(merged(weight, pair, scale))
+        yield
+    finally:
+        for weight, original in originals:
+            weight.copy_(original)
+
+
+def merged(weight: Tensor, pair: LoraPair, scale: float) -> Tensor:
+    """W + scale · alpha/r · up @ down, in at least float32, not yet rounded to W's precision."""
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    up, down = pair.up.to(weight.device, wide), pair.down.to(weight.device, wide)
+    return torch.addmm(weight.to(wide), up, down, alpha=scale * pair.alpha / pair.rank)
+
+
+def _targets(models: Models, adapter: Adapter) -> Iterator[tuple[Tensor, LoraPair]]:
+    flattened = not hasattr(models.text_encoder, "text_model")
+    text = {memory_te_path(path, flattened): pair for path, pair in adapter.text_encoder.items()}
+    networks: tuple[tuple[nn.Module, Mapping[str, LoraPair]], ...] = (
+        (models.unet, adapter.unet),
+        (models.text_encoder, text),
+    )
+    for network, pairs in networks:
+        for path, pair in pairs.items():
+            weight = network.get_parameter(f"{path}.weight")
+            yield weight.data, pair
