@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,7 +32,7 @@ class StageConfig:
         low = {name: value for name, value in asdict(self).items() if value < 1}
         if low or self.kernel % 2 == 0:
             raise ValueError(
-                f"trunk stage {asdict(self)}: channels, layers, kernel and stride are integers >= 1, the kernel odd"
+                f"trunk stage {asdict(self)}: all four numbers are integers >= 1, and the kernel is odd"
             )
 
 
@@ -55,7 +55,7 @@ class TrunkConfig:
     groups: int = 8
     eps: float = 1e-5
     activation: str = "relu"
-    format: int = field(default=1)
+    format: int = 1
 
     def __post_init__(self) -> None:
         faults = list(self._faults())
@@ -84,7 +84,7 @@ class TrunkConfig:
         unknown = sorted(set(data) - known)
         if unknown:
             raise ValueError(f"trunk config: unknown keys {unknown}, known are {sorted(known)}")
-        plain = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
         plain["stages"] = tuple(StageConfig(**stage) for stage in data.get("stages", []))
         return cls(**plain)
 
@@ -133,10 +133,10 @@ class ConvTrunk(nn.Module):
 
 
 def save_trunk(trunk: ConvTrunk, folder: Path | str, dtype: torch.dtype = torch.float16) -> None:
-    """Write `config.json` and `model.safetensors` as `load_trunk` reads them; floats are stored as `dtype`."""
+    """Write `config.json` and `model.safetensors` as `load_trunk` reads them; floats become `dtype`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    config = {key: value for key, value in asdict(trunk.config).items()}
+    config = asdict(trunk.config)
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     state = {
         key: (value.to(dtype) if value.is_floating_point() else value).contiguous().cpu()
@@ -161,7 +161,7 @@ def load_trunk(folder: Path | str) -> ConvTrunk:
 
 
 def load_state(module: nn.Module, state: dict[str, Tensor], origin: Path | str) -> None:
-    """Fill `module` strictly, set it to evaluation and freeze it; a misfit names the file and the first keys."""
+    """Fill `module` strictly, set it to evaluation and freeze it; a misfit names the file and the keys."""
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
@@ -195,8 +195,7 @@ class SqueezeTrunk(nn.Module):
         for begin, end in zip((0, *self._ENDS[:-1]), self._ENDS, strict=True):
             for layer in self.features[begin:end]:
                 x = layer(x)
-            # In-place ReLUs of the next fire module would change what is handed out.
-            seen.append(x.clone())
+            seen.append(x)
         return seen
 
 

@@ -1,0 +1,97 @@
+"""Networks that look at pictures and read texts, whatever their kind."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from evaluation.pictures import Picture
+from evaluation.preprocess import Preprocess
+
+
+class TextReader(Protocol):
+    """A text tower: `encode` gives (T, d), not normalised; `digest` names weights and tokenizer."""
+
+    digest: str
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """The vectors of some texts, on the CPU."""
+        ...
+
+
+@dataclass(eq=False)
+class Eye:
+    """A network and its preprocessing. `digest` names both; two roles with equal digests share one eye.
+
+    `forward` takes (N, 3, H, W) and gives one tensor per stage, or one (N, d) tensor. `seen` counts pictures.
+    """
+
+    digest: str
+    prepare: Preprocess
+    forward: Callable[[Tensor], list[Tensor]]
+    device: torch.device
+    seen: int = 0
+
+    def look(self, pictures: Sequence[Picture], pool: Executor) -> list[tuple[list[int], list[Tensor]]]:
+        """One pass over some pictures: groups of (indices, what was seen), a group per prepared size."""
+        prepared = list(pool.map(lambda picture: self.prepare(picture.rgb), pictures))
+        by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for i, array in enumerate(prepared):
+            by_size[array.shape].append(i)
+        groups = []
+        for indices in by_size.values():
+            batch = torch.stack([torch.from_numpy(prepared[i]) for i in indices]).to(self.device)
+            self.seen += len(indices)
+            with torch.inference_mode(), _exact(self.device):
+                groups.append((indices, self.forward(batch)))
+        return groups
+
+
+class Glance:
+    """Some pictures and what each eye saw in them: an eye looks at most once, however many roles ask."""
+
+    def __init__(self, pictures: Sequence[Picture], pool: Executor) -> None:
+        self.pictures, self._pool = pictures, pool
+        self._seen: dict[str, list[tuple[list[int], list[Tensor]]]] = {}
+
+    def of(self, eye: Eye) -> list[tuple[list[int], list[Tensor]]]:
+        """The groups that `Eye.look` gave, or gives now."""
+        if eye.digest not in self._seen:
+            self._seen[eye.digest] = eye.look(self.pictures, self._pool)
+        return self._seen[eye.digest]
+
+    def rows(self, eye: Eye, reduce: Callable[[list[Tensor]], Tensor]) -> Tensor:
+        """`reduce` of what was seen, one row per picture, in the pictures' order, on the CPU."""
+        found: dict[int, Tensor] = {}
+        for indices, seen in self.of(eye):
+            with torch.inference_mode():
+                found.update(zip(indices, reduce(seen).cpu(), strict=True))
+        return torch.stack([found[i] for i in range(len(self.pictures))])
+
+
+@contextmanager
+def _exact(device: torch.device) -> Iterator[None]:
+    """Full float32, whatever the caller has set: TF32 or autocast would move scores between machines."""
+    knobs = _precision_knobs()
+    before = [getattr(knob, name) for knob, name, _ in knobs]
+    try:
+        for knob, name, exact in knobs:
+            setattr(knob, name, exact)
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for (knob, name, _), value in zip(knobs, before, strict=True):
+            setattr(knob, name, value)
+
+
+def _precision_knobs() -> list[tuple[Any, str, Any]]:
+    """(owner, attribute, exact value); torch 2.9 renamed them and forbids mixing old and new names."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    if hasattr(cudnn, "conv"):
+        return [(matmul, "fp32_precision", "ieee"), (cudnn.conv, "fp32_precision", "ieee")]
+    return [(matmul, "allow_tf32", False), (cudnn, "allow_tf32", False)]

@@ -1,0 +1,150 @@
+"""What scoring gives: numbers per picture, per style and overall, as dataclasses and as JSON."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from platform import python_version
+from typing import Any
+
+from evaluation.cache import write_atomic
+from evaluation.folders import Fault
+from evaluation.formula import check_metrics, final_score, quality_part, style_part
+
+METRICS = ("dino", "hist", "fid", "lpips", "clip_iqa", "clip_r")
+_PACKAGES = ("torch", "torchvision", "transformers", "pillow", "numpy", "lpips")
+
+
+@dataclass(frozen=True)
+class PictureScore:
+    """One generated picture against its style's references. `lpips` is better when lower."""
+
+    dino: float
+    hist: float
+    lpips: float
+    clip_iqa: float
+    clip_r_hit: bool
+    clip_r_top5: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**self.__dict__, "clip_r_top5": list(self.clip_r_top5)}
+
+
+@dataclass(frozen=True)
+class StyleScore:
+    """One style: means over its pictures. `fid` is None where the set is not larger than its dimensions."""
+
+    dino: float
+    hist: float
+    lpips: float
+    clip_iqa: float
+    clip_r: float
+    fid: float | None
+    pictures: dict[str, PictureScore]
+
+    @property
+    def n_pictures(self) -> int:
+        """How many generated pictures were scored."""
+        return len(self.pictures)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; `fid` is left out where it means nothing."""
+        data: dict[str, Any] = {name: getattr(self, name) for name in METRICS if name != "fid"}
+        if self.fid is not None:
+            data["fid"] = self.fid
+        pictures = {prompt: picture.to_json() for prompt, picture in self.pictures.items()}
+        return {**data, "n_pictures": self.n_pictures, "pictures": pictures}
+
+
+@dataclass
+class ScoreReport:
+    """The score of a set, and what it rests on.
+
+    `fid` is None, and so is the final score, with fewer than two pictures on either side.
+    """
+
+    styles: dict[str, StyleScore]
+    fid: float | None
+    judges: dict[str, Any]
+    variants: dict[str, str]
+    missing: list[str] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+
+    @property
+    def n_pictures(self) -> int:
+        """How many generated pictures were scored."""
+        return sum(style.n_pictures for style in self.styles.values())
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that was asked for was there."""
+        return not self.missing and not any(fault.severity == "error" for fault in self.faults)
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """The metrics overall: means over styles, CLIP-R over pictures, FID (if any) over the pool."""
+        values = {name: self._mean(name) for name in ("dino", "hist", "lpips", "clip_iqa")}
+        hits = [p.clip_r_hit for style in self.styles.values() for p in style.pictures.values()]
+        values["clip_r"] = sum(hits) / len(hits)
+        if self.fid is not None:
+            values["fid"] = self.fid
+        check_metrics(values)
+        return values
+
+    def _mean(self, name: str) -> float:
+        return float(sum(getattr(style, name) for style in self.styles.values()) / len(self.styles))
+
+    @property
+    def final_score(self) -> float | None:
+        """Style × quality, or None without FID."""
+        return None if self.fid is None else final_score(**self.metrics)
+
+    @property
+    def style_part(self) -> float:
+        """0.2·DINO + 0.4·Hist + 0.4·(1 − LPIPS)."""
+        m = self.metrics
+        return style_part(m["dino"], m["hist"], m["lpips"])
+
+    @property
+    def quality_part(self) -> float | None:
+        """0.5·CLIP-R + 0.4·(20 − FID)/20 + 0.1·CLIP-IQA, or None without FID."""
+        m = self.metrics
+        return None if self.fid is None else quality_part(m["fid"], m["clip_iqa"], m["clip_r"])
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain JSON values (format in `docs/scoring.md`)."""
+        return {
+            "final_score": self.final_score,
+            **{name: self.metrics.get(name) for name in METRICS},
+            "style_part": self.style_part,
+            "quality_part": self.quality_part,
+            "complete": self.complete,
+            "missing": self.missing,
+            "n_pictures": self.n_pictures,
+            "judges": self.judges,
+            "variants": self.variants,
+            "versions": versions(),
+            "faults": [fault.to_json() for fault in self.faults],
+            "styles": {style: score.to_json() for style, score in self.styles.items()},
+        }
+
+    def write(self, path: Path | str) -> None:
+        """Write the JSON beside its place and rename it, so that a reader never sees half of it."""
+        text = json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
+        write_atomic(Path(path), (text + "\n").encode())
+
+
+def versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:
+    """The releases that a score can depend on."""
+    import cv2
+
+    found = {"python": python_version(), "opencv": cv2.__version__}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found

@@ -1,0 +1,226 @@
+"""Finding the files of a judge set: local first, downloads for hub names and addresses only."""
+
+import hashlib
+import logging
+import os
+import urllib.request
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from evaluation.cache import write_atomic
+from evaluation.errors import JudgesError
+from evaluation.judges import JudgeSpec, NetworkSpec
+
+_log = logging.getLogger(__name__)
+
+_TIMEOUT_S = 30
+_HF_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+_HF_TOKENIZERS = ("tokenizer.json", "vocab.json")
+_TOKENIZER_FILES = ("*.json", "*.txt")
+_MODEL_FILES = (*_TOKENIZER_FILES, "model*.safetensors")
+
+# Each entry: any one of these files must be there.
+_MODEL_NEEDS = (("config.json",), _HF_WEIGHTS, ("preprocessor_config.json",))
+
+
+@dataclass(frozen=True)
+class Located:
+    """A network whose files are here: a folder or a file, and the SHA-256 over all in it that counts."""
+
+    spec: NetworkSpec
+    place: Path
+    digest: str
+    tokenizer: Path | None = None
+
+
+def weights_dir() -> Path:
+    """Where downloaded weight files are kept: `$JDX_WEIGHTS`, else `~/.cache/jdx/weights`."""
+    return Path(os.environ.get("JDX_WEIGHTS") or "~/.cache/jdx/weights").expanduser()
+
+
+def locate(judges: JudgeSpec) -> dict[str, Located]:
+    """Find, or fetch, the files of every role.
+
+    Raises:
+        JudgesError: names every network that cannot be had, why, and the option that points to a local copy.
+    """
+    found: dict[str, Located] = {}
+    faults: dict[str, list[str]] = {}
+    for role, spec in judges.items():
+        try:
+            place = _place(spec)
+            if lacking := _missing(spec, place):
+                faults[role] = lacking
+                continue
+            tokenizer = _tokenizer(spec, judges) if spec.kind == "clip_rn50" else None
+            found[role] = Located(spec, place, "", tokenizer)
+        except JudgesError as error:
+            faults[role] = [str(error)]
+    if faults:
+        hint = " ".join(f"--{role.replace('_', '-')} PATH" for role in faults)
+        listed = "".join(f"\n  - {role}: {one}" for role, several in faults.items() for one in several)
+        raise JudgesError(
+            f"the judge set {judges.name!r} is not complete:{listed}\n"
+            f"Point to local copies with {hint}, or use another set with --backbones (docs/judges.md)."
+        )
+    return {role: Located(one.spec, one.place, _digest(one), one.tokenizer) for role, one in found.items()}
+
+
+def _place(spec: NetworkSpec) -> Path:
+    if spec.path is not None:
+        return spec.path
+    if spec.hub is not None:
+        return _hub(spec.hub, _MODEL_FILES, (*_MODEL_NEEDS, *_needs_of(spec)))
+    return _from_urls(spec.urls, spec.sha256)
+
+
+def _missing(spec: NetworkSpec, place: Path) -> list[str]:
+    """What a place lacks to be of its kind."""
+    if spec.kind in ("squeeze", "inception", "clip_rn50"):
+        faults = [] if place.is_file() else [f"{place}: the weight file is missing"]
+    elif spec.kind == "trunk":
+        faults = _absent(place, [("config.json",), ("model.safetensors",)])
+    else:
+        faults = _absent(place, (*_MODEL_NEEDS, *_needs_of(spec)))
+    for key in ("nouns", "heads"):
+        value = spec.options.get(key)
+        if isinstance(value, Path) and not value.is_file():
+            faults.append(f"{value}: the file of `{key}` is missing")
+    return faults
+
+
+def _needs_of(spec: NetworkSpec) -> tuple[tuple[str, ...], ...]:
+    return (_HF_TOKENIZERS,) if spec.kind == "clip" else ()
+
+
+def _absent(place: Path, wanted: Iterable[tuple[str, ...]]) -> list[str]:
+    if not place.is_dir():
+        return [f"{place}: the folder is missing"]
+    return [
+        f"{place / names[0]} is missing" + (f" (or {', '.join(names[1:])})" if names[1:] else "")
+        for names in wanted
+        if not any((place / name).is_file() for name in names)
+    ]
+
+
+def _tokenizer(spec: NetworkSpec, judges: JudgeSpec) -> Path:
+    """CLIP's tokenizer: the one named, else that of the CLIP-R network, which is the same."""
+    named = spec.options.get("tokenizer")
+    if named is None:
+        return _place(judges.clip_r)
+    return named if isinstance(named, Path) else _hub(str(named), _TOKENIZER_FILES, (_HF_TOKENIZERS,))
+
+
+@lru_cache(maxsize=32)
+def _hub(name: str, patterns: tuple[str, ...], needs: tuple[tuple[str, ...], ...]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    wanted = list(patterns)
+    try:
+        local = Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))
+        if not _absent(local, needs):
+            return local
+    except Exception as error:  # whatever the reason, the download below decides
+        _log.debug("%s is not in the local cache: %s", name, error)
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted, etag_timeout=_TIMEOUT_S))
+    except Exception as error:  # each library below raises its own; all mean "cannot be had"
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise JudgesError(f"{name} is not in the local cache and cannot be downloaded ({reason})") from error
+
+
+def _from_urls(urls: tuple[str, ...], sha256: str) -> Path:
+    name = urls[0].rsplit("/", 1)[-1]
+    for folder in (
+        weights_dir(),
+        Path(torch.hub.get_dir()) / "checkpoints",
+        Path("~/.cache/clip").expanduser(),
+    ):
+        if (folder / name).is_file():
+            return folder / name
+    reasons = []
+    for url in urls:
+        try:
+            return _download(url, weights_dir() / name, sha256)
+        except (OSError, ValueError) as error:
+            reasons.append(f"{url}: {error}")
+    raise JudgesError(f"{name} is not in {weights_dir()} and cannot be downloaded ({'; '.join(reasons)})")
+
+
+def _download(url: str, to: Path, sha256: str) -> Path:
+    _log.info("downloading %s to %s", url, to)
+    with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response:
+        data: bytes = response.read()
+    digest = hashlib.sha256(data).hexdigest()
+    if not digest.startswith(sha256):
+        raise ValueError(f"its SHA-256 is {digest}, {sha256}… was expected")
+    to.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(to, data)
+    return to
+
+
+def _digest(one: Located) -> str:
+    """SHA-256 over names and contents of the files that can change a score."""
+    hasher = hashlib.sha256(one.spec.kind.encode())
+    for path in _files(one):
+        stat = path.stat()
+        hasher.update(path.name.encode() + _file_digest(path, stat.st_mtime_ns, stat.st_size).encode())
+    return hasher.hexdigest()
+
+
+def _files(one: Located) -> list[Path]:
+    if one.place.is_file():
+        return [one.place]
+    names = ["config.json", "model.safetensors", "preprocessor_config.json"]
+    if one.spec.kind == "clip":
+        names += [
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "vocab.json",
+            "merges.txt",
+            "special_tokens_map.json",
+        ]
+    files = [one.place / name for name in names if (one.place / name).is_file()]
+    if not (one.place / "model.safetensors").is_file():
+        files += sorted([*one.place.glob("model-*.safetensors"), *one.place.glob("pytorch_model*.bin")])
+    return files
+
+
+@lru_cache(maxsize=256)
+def _file_digest(path: Path, mtime_ns: int, size: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The state dict in a `.safetensors`, `.pt`, `.pth` or TorchScript file; runs no pickled code.
+
+    Raises:
+        JudgesError: it is none of these.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        if _is_torchscript(path):
+            archive = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+            return dict(archive.state_dict())
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and safetensors raise half a dozen types for a damaged file
+        raise JudgesError(f"{path}: no readable weight file ({error})") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise JudgesError(f"{path}: a state dict (names to tensors) is wanted")
+    return state
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("constants.pkl") for name in archive.namelist())
