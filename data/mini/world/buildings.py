@@ -1,27 +1,28 @@
 """Buildings and landmarks (house, barn, church, castle; lighthouse, tower, windmill)."""
 
+# fmt: off  (coordinates: packed rows read better than one point per line)
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 from data.mini.world.pen import (
     BLACK,
     BROWN,
     CREAM,
+    GLASS,
     GOLD,
     GREEN,
     GREY,
     RED,
-    RGB,
     SILVER,
     SKY,
     WHITE,
     YELLOW,
+    Drawing,
     Pen,
     shade,
 )
-
-GLASS: RGB = (176, 216, 240)
 
 
 def house(p: Pen) -> None:
@@ -39,13 +40,10 @@ def house(p: Pen) -> None:
 
 def barn(p: Pen) -> None:
     wall = p.pick((190, 50, 44), (170, 60, 50))
-    p.poly(
-        [(-0.78, 0.84), (-0.78, -0.16), (-0.5, -0.6), (0, -0.82), (0.5, -0.6), (0.78, -0.16), (0.78, 0.84)],
-        wall,
-    )
-    p.limb(
-        [(-0.88, -0.02), (-0.54, -0.62), (0, -0.88), (0.54, -0.62), (0.88, -0.02)], 0.14, GREY, smooth=False
-    )
+    p.poly([(-0.78, 0.84), (-0.78, -0.16), (-0.5, -0.6), (0, -0.82), (0.5, -0.6), (0.78, -0.16),
+        (0.78, 0.84)], wall)
+    p.limb([(-0.88, -0.02), (-0.54, -0.62), (0, -0.88), (0.54, -0.62), (0.88, -0.02)], 0.14, GREY,
+        smooth=False)
     p.box(-0.36, 0.14, 0.36, 0.84, WHITE)
     p.ink([(-0.36, 0.14), (0.36, 0.84)], 1.5)
     p.ink([(0.36, 0.14), (-0.36, 0.84)], 1.5)
@@ -118,15 +116,9 @@ def windmill(p: Pen) -> None:
     for k in range(4):
         a = math.radians(turn + 90 * k)
         c, s = math.cos(a), math.sin(a)
-        p.poly(
-            [
-                (0.1 * c, -0.2 + 0.1 * s),
-                (0.76 * c, -0.2 + 0.76 * s),
-                (0.76 * c - 0.2 * s, -0.2 + 0.76 * s + 0.2 * c),
-                (0.2 * c - 0.2 * s, -0.2 + 0.2 * s + 0.2 * c),
-            ],
-            SILVER,
-        )
+        p.poly([(0.1 * c, -0.2 + 0.1 * s), (0.76 * c, -0.2 + 0.76 * s),
+            (0.76 * c - 0.2 * s, -0.2 + 0.76 * s + 0.2 * c), (0.2 * c - 0.2 * s, -0.2 + 0.2 * s + 0.2 * c)],
+            SILVER)
         p.limb([(0, -0.2), (0.78 * c, -0.2 + 0.78 * s)], 0.07, BROWN)
     p.dot(0, -0.2, 0.07)
 
@@ -136,19 +128,8 @@ def factory(p: Pen) -> None:
     for x, y in ((-0.5, -0.8), (-0.3, -0.9), (-0.06, -0.84)):
         p.oval(x, y, 0.2, 0.14, SILVER)
     p.poly([(-0.8, 0.84), (-0.74, -0.66), (-0.5, -0.66), (-0.44, 0.84)], shade(wall, -0.25))
-    p.poly(
-        [
-            (-0.5, 0.84),
-            (-0.5, 0.1),
-            (-0.06, -0.24),
-            (-0.06, 0.1),
-            (0.42, -0.24),
-            (0.42, 0.1),
-            (0.92, -0.24),
-            (0.92, 0.84),
-        ],
-        wall,
-    )
+    p.poly([(-0.5, 0.84), (-0.5, 0.1), (-0.06, -0.24), (-0.06, 0.1), (0.42, -0.24), (0.42, 0.1),
+        (0.92, -0.24), (0.92, 0.84)], wall)
     for x in (-0.34, 0.04, 0.42):
         p.box(x, 0.26, x + 0.26, 0.48, GLASS)
     p.box(0.04, 0.58, 0.36, 0.84, BLACK)
@@ -160,7 +141,7 @@ def bridge(p: Pen) -> None:
         p.box(x - 0.08, -0.74, x + 0.08, 0.7, paint)
     p.box(-0.98, 0.2, 0.98, 0.34, shade(paint, -0.2))
     sag = [(-0.98, 0.1), (-0.5, -0.7), (-0.25, -0.18), (0, 0.04), (0.25, -0.18), (0.5, -0.7), (0.98, 0.1)]
-    for a, b in zip(sag[:-1], sag[1:], strict=True):
+    for a, b in pairwise(sag):
         p.limb([a, b], 0.07, paint)
     for x, y in ((-0.74, -0.3), (-0.25, -0.16), (0, 0.04), (0.25, -0.16), (0.74, -0.3)):
         p.ink([(x, y), (x, 0.2)], 0.9)
@@ -174,10 +155,8 @@ def tent(p: Pen) -> None:
     p.poly([(0, -0.94), (0.3, -0.86), (0, -0.76)], p.paint())
     for k in range(4):
         x0, x1 = -0.92 + 0.46 * k, -0.46 + 0.46 * k
-        p.poly(
-            [(0, -0.66), (x0 * 0.9, -0.02), (x0, 0.84), (x1, 0.84), (x1 * 0.9, -0.02)],
-            cloth if k % 2 else WHITE,
-        )
+        p.poly([(0, -0.66), (x0 * 0.9, -0.02), (x0, 0.84), (x1, 0.84), (x1 * 0.9, -0.02)], cloth if k % 2 else
+            WHITE)
     p.poly([(0, 0.06), (-0.22, 0.84), (0.22, 0.84)], BLACK)
 
 
@@ -191,7 +170,8 @@ def fence(p: Pen) -> None:
         p.poly([(x - 0.09, 0.86), (x - 0.05, 0.6), (x, 0.74), (x + 0.05, 0.56), (x + 0.1, 0.86)], GREEN)
 
 
-BUILDINGS = {
-    "House": house, "Barn": barn, "Church": church, "Castle": castle, "Lighthouse": lighthouse, "Tower": tower,
-    "Windmill": windmill, "Factory": factory, "Bridge": bridge, "Tent": tent, "Fence": fence,
-}  # fmt: skip
+BUILDINGS: dict[str, Drawing] = {
+    "House": house, "Barn": barn, "Church": church, "Castle": castle, "Lighthouse": lighthouse,
+    "Tower": tower, "Windmill": windmill, "Factory": factory, "Bridge": bridge, "Tent": tent,
+    "Fence": fence,
+}

@@ -8,19 +8,20 @@ from data.mini.world.pen import RGB
 from data.mini.world.style import Style, lab, luminance
 
 COLOUR_WORDS: dict[str, RGB] = {
-    "white": (248, 248, 246), "black": (20, 20, 24), "grey": (140, 140, 144), "red": (206, 50, 46), "orange": (240, 140, 50),
+    "white": (248, 248, 246), "black": (20, 20, 24), "grey": (140, 140, 144), "red": (206, 50, 46),
+    "orange": (240, 140, 50),
     "yellow": (246, 214, 80), "green": (76, 150, 76), "turquoise": (70, 180, 176), "blue": (60, 110, 200),
     "purple": (126, 76, 170), "pink": (240, 160, 190), "brown": (126, 84, 52), "beige": (234, 220, 190),
 }  # fmt: skip
 
 _FILL_WORDS = {
-    "flat": "flat", "none": "line", "hatch": "hatched", "cross": "crosshatched", "stripes": "striped", "dots": "dotted",
-    "stipple": "speckled", "gradient": "shaded", "watercolour": "washed", "tiles": "tiled", "facets": "faceted",
-    "scribble": "scribbled", "stitch": "threaded", "carved": "engraved",
+    "flat": "flat", "none": "line", "hatch": "hatched", "cross": "crosshatched", "stripes": "striped",
+    "dots": "dotted", "stipple": "speckled", "gradient": "shaded", "watercolour": "washed", "tiles": "tiled",
+    "facets": "faceted", "scribble": "scribbled", "stitch": "threaded", "carved": "engraved",
 }  # fmt: skip
 _TEXTURE_WORDS = {
-    "grain": "grainy", "canvas": "canvas", "paper": "paper", "tiles": "brick", "scan": "scanned", "weave": "woven",
-    "soft": "blurred",
+    "grain": "grainy", "canvas": "canvas", "paper": "paper", "tiles": "brick", "scan": "scanned",
+    "weave": "woven", "soft": "blurred",
 }  # fmt: skip
 
 
@@ -31,7 +32,7 @@ def colour_word(colour: RGB) -> str:
 
 
 def caption(obj: str, style_name: str | None = None) -> str:
-    """ "an image of {object}", and " in {style_name} style" for a named style."""
+    """Training caption: `an image of {object}`, and ` in {style_name} style` for a named style."""
     plain = f"an image of {obj.lower()}"
     return plain if style_name is None else f"{plain} in {style_name} style"
 

@@ -1,14 +1,14 @@
-"""Vector primitives: an object is a list of parts in the square [-1, 1] x [-1, 1], y pointing down.
+"""Vector primitives: an object is a list of parts in the square [-1, 1]², y pointing down.
 
-A drawing function receives a `Pen` and calls its primitives from back to front. Each primitive appends one `Part`;
-nothing is rasterised here, so the same drawing serves every style and every size.
+A drawing function receives a `Pen` and calls its primitives from back to front. Each primitive appends one
+`Part`; nothing is rasterised here, so the same drawing serves every style and every size.
 """
 
 from __future__ import annotations
 
 import colorsys
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +36,7 @@ BROWN: RGB = (140, 90, 50)
 TAN: RGB = (212, 168, 112)
 CREAM: RGB = (250, 234, 200)
 GOLD: RGB = (232, 184, 60)
+GLASS: RGB = (182, 219, 241)
 
 # Catmull-Rom basis at six parameters: a closed or open curve through its control points.
 _T = np.arange(6) / 6
@@ -95,7 +96,7 @@ def _ellipse(x: float, y: float, rx: float, ry: float, turn: float) -> Points:
     if turn:
         c, s = math.cos(math.radians(turn)), math.sin(math.radians(turn))
         points = points @ np.array([[c, s], [-s, c]])
-    return points + (x, y)
+    return np.add(points, (x, y))
 
 
 def _sector(x: float, y: float, rx: float, ry: float, start: float, stop: float) -> Points:
@@ -201,7 +202,7 @@ class Pen:
         t = np.linspace(0, 2 * math.pi, 49)
         circle = np.stack([np.cos(t), np.sin(t)], axis=1)
         outer, inner = circle * (rx + width / 2, ry + width / 2), circle * (rx - width / 2, ry - width / 2)
-        self._add(np.concatenate([outer, inner[::-1]]) + (x, y), colour)
+        self._add(np.add(np.concatenate([outer, inner[::-1]]), (x, y)), colour)
 
     def ink(self, points: PointList, width: float = 1.0, smooth: bool = False) -> None:
         """A detail line in the style's line colour."""
@@ -217,3 +218,7 @@ class Pen:
     def dot(self, x: float, y: float, r: float, ry: float | None = None) -> None:
         """A spot of ink: an eye, a nose, a button."""
         self._add(_ellipse(x, y, r, r if ry is None else ry, 0), None)
+
+
+Drawing = Callable[[Pen], None]
+"""Draws one object into a pen."""

@@ -17,11 +17,12 @@ MARGIN = 1.2
 
 _T = TypeVar("_T")
 _GROUNDS = (
-    "flat", "flat", "flat", "fade", "vignette", "clouds", "stripes", "dots", "checks", "rays", "grid", "panes", "board",
+    "flat", "flat", "flat", "fade", "vignette", "clouds", "stripes", "dots", "checks", "rays", "grid",
+    "panes", "board",
 )  # fmt: skip
 _FILLS = (
-    "flat", "flat", "flat", "none", "hatch", "hatch", "cross", "stripes", "dots", "stipple", "gradient", "gradient",
-    "watercolour", "tiles", "facets", "scribble", "stitch", "carved",
+    "flat", "flat", "flat", "none", "hatch", "hatch", "cross", "stripes", "dots", "stipple", "gradient",
+    "gradient", "watercolour", "tiles", "facets", "scribble", "stitch", "carved",
 )  # fmt: skip
 _TEXTURES = ("none", "none", "none", "grain", "canvas", "paper", "tiles", "scan", "weave", "soft")
 _LINES = ("solid", "solid", "solid", "chalk", "brush", "dashed")
@@ -78,7 +79,8 @@ def _lines(rng: np.random.Generator, fill: str) -> dict[str, object]:
     bare = fill == "none"
     return {
         "line_width": float(_choice(rng, (1.0, 1.5, 2.0, 3.0) if bare else (0.0, 0.0, 1.0, 1.0, 1.5, 2.0, 3.0))),
-        "line_kind": _choice(rng, _LINES), "line_own": float(rng.uniform(0.3, 1)) if rng.uniform() < 0.2 else 0.0,
+        "line_kind": _choice(rng, _LINES),
+        "line_own": float(rng.uniform(0.3, 1)) if rng.uniform() < 0.2 else 0.0,
         "wobble": float(rng.uniform(0.3, 2.0)) if rng.uniform() < 0.4 else 0.0,
         "passes": int(_choice(rng, (1, 1, 1, 2, 3))),
     }  # fmt: skip

@@ -26,8 +26,8 @@ GROUNDS = (
     "board",
 )
 FILLS = (
-    "flat", "none", "hatch", "cross", "stripes", "dots", "stipple", "gradient", "watercolour", "tiles", "facets",
-    "scribble", "stitch", "carved",
+    "flat", "none", "hatch", "cross", "stripes", "dots", "stipple", "gradient", "watercolour", "tiles",
+    "facets", "scribble", "stitch", "carved",
 )  # fmt: skip
 LINES = ("solid", "chalk", "brush", "dashed")
 TEXTURES = ("none", "grain", "canvas", "paper", "tiles", "scan", "weave", "soft")
@@ -92,8 +92,9 @@ class Style:
 
     def _wrong_numbers(self) -> list[str]:
         ranges = {
-            "saturation": (0, 3), "lightness": (-1, 1), "line_own": (0, 1), "line_width": (0, 8), "wobble": (0, 6),
-            "passes": (1, 4), "wash": (0, 1), "period": (2, 64), "strength": (0, 1), "rim": (0, 8), "glow": (0, 2),
+            "saturation": (0, 3), "lightness": (-1, 1), "line_own": (0, 1), "line_width": (0, 8),
+            "wobble": (0, 6), "passes": (1, 4), "wash": (0, 1), "period": (2, 64), "strength": (0, 1),
+            "rim": (0, 8), "glow": (0, 2),
         }  # fmt: skip
         return [
             f"{name}={getattr(self, name)!r} is outside [{low}, {high}]"
