@@ -168,6 +168,8 @@ def _rich_progress(stream: TextIO) -> RichProgress:
         TimeRemainingColumn(),
         TextColumn("{task.fields[fields_text]}", markup=False),
         console=Console(file=stream),
+        # lines printed meanwhile go above the bars, but not when they go to a file or a pipe
+        redirect_stdout=sys.stdout.isatty(),
     )
 
 
