@@ -1,6 +1,6 @@
 """The embedded sample: four styles that the mini model has never seen, in the challenge's layout.
 
-    make_sample(Path("outputs/sample"))     # writes 00 .. 03, ten references and twelve prompts each
+make_sample(Path("outputs/sample"))  # writes 00 .. 03, ten references and twelve prompts each
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ REFERENCES, PROMPTS, SHARED = 10, 12, 2
 SEED = 2024
 VERSION = 1
 RECORD = ".sample.json"
-"""Hidden in the root (readers of the layout ignore it): version, seed, styles, and the SHA-256 of every file."""
+"""Hidden in the root (readers of the layout ignore it): version, seed, styles, and every file's SHA-256."""
 
 
 def sample_objects(style: str, seed: int = SEED) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -38,16 +38,19 @@ def sample_objects(style: str, seed: int = SEED) -> tuple[tuple[str, ...], tuple
     references = order[k * REFERENCES : (k + 1) * REFERENCES]
     others = np.setdiff1d(order, references)
     rng = np.random.default_rng([seed, 1, k])
-    prompts = [*rng.choice(others, PROMPTS - SHARED, replace=False), *rng.choice(references, SHARED, replace=False)]
-    named = [OBJECTS[i] for i in rng.permutation(prompts)]
+    new, seen = (
+        rng.choice(others, PROMPTS - SHARED, replace=False),
+        rng.choice(references, SHARED, replace=False),
+    )
+    named = [OBJECTS[i] for i in rng.permutation([*new, *seen])]
     return tuple(OBJECTS[i] for i in references), tuple(named)
 
 
 def make_sample(root: Path, seed: int = SEED) -> Path:
     """Write the sample set to `root` unless it is there; returns `root`.
 
-    A set that someone has edited is theirs: it stays as it is. A set of an older version is replaced only if no file
-    of it was changed, added or removed. Built beside and renamed, so that nobody sees half a set.
+    A set that someone has edited is theirs: it stays as it is. A set of an older version is replaced only if none of
+    its files was changed, added or removed. Built beside and renamed, so that nobody sees half a set.
     Raises FileExistsError where `root` holds something else.
     """
     root = Path(root)
@@ -56,8 +59,8 @@ def make_sample(root: Path, seed: int = SEED) -> Path:
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         if not (root / RECORD).is_file():
             raise FileExistsError(
-                f"{root} holds something other than the sample set and is left alone; point data.root at an empty or"
-                " missing folder, or use data=challenge to read it as a set of yours"
+                f"{root} holds something other than the sample set and is left alone; point data.root at an"
+                " empty or missing folder, or read your own set with data=challenge"
             )
         if not _is_untouched(root):
             return root
@@ -76,14 +79,16 @@ def true_drawings(
 ) -> NDArray[np.uint8]:
     """What a perfect learner would draw: (objects, n, size, size, 3), for measuring judges and ceilings.
 
-    `style` is a Style or the name of a held-out one. Never the pictures of the sample's references, whatever the seed.
+    `style` is a Style or the name of a held-out one. None is a picture of the sample, whatever the seed.
     """
     if isinstance(style, str):
         if style not in HELD_OUT:
             raise ValueError(f"held-out style {style!r} is unknown; allowed: {', '.join(HELD_OUT)}")
         style = HELD_OUT[style]
     keys = [[np.random.default_rng([seed, 2, OBJECTS.index(o), k]) for k in range(n)] for o in objects]
-    return np.stack([[paint(o, style, rng, size) for rng in row] for o, row in zip(objects, keys, strict=True)])
+    return np.stack(
+        [[paint(o, style, rng, size) for rng in row] for o, row in zip(objects, keys, strict=True)]
+    )
 
 
 def _write(root: Path, seed: int) -> None:
@@ -134,4 +139,6 @@ def _is_untouched(root: Path) -> bool:
 
 def _hashes(root: Path) -> dict[str, str]:
     files = sorted(path for path in root.rglob("*") if path.is_file() and path.name != RECORD)
-    return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
+    }

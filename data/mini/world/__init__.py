@@ -15,6 +15,6 @@ from data.mini.world.style import Style, distance
 from data.mini.world.styles import HELD_OUT, NAMED_STYLES, PLAIN
 
 __all__ = [
-    "HELD_OUT", "MARGIN", "MIX", "NAMED_STYLES", "OBJECTS", "PLAIN", "STYLE_NAMES", "Batch", "Style", "batches",
-    "caption", "describe", "distance", "draw", "paint", "random_style", "render_many",
+    "HELD_OUT", "MARGIN", "MIX", "NAMED_STYLES", "OBJECTS", "PLAIN", "STYLE_NAMES", "Batch", "Style",
+    "batches", "caption", "describe", "distance", "draw", "paint", "random_style", "render_many",
 ]  # fmt: skip

@@ -1,6 +1,8 @@
 """Beasts that show their face, which reads best at 128 pixels."""
 
-# fmt: off  (coordinates: packed rows read better than one point per line)
+# Coordinates: packed rows read better than one point per line.
+# fmt: off
+
 from __future__ import annotations
 
 import math
@@ -186,6 +188,15 @@ def cow(p: Pen) -> None:
 
 
 ANIMALS: dict[str, Drawing] = {
-    "Cat": cat, "Dog": dog, "Bear": bear, "Panda": panda, "Fox": fox, "Lion": lion, "Tiger": tiger,
-    "Monkey": monkey, "Rabbit": rabbit, "Deer": deer, "Cow": cow,
+    "Cat": cat,
+    "Dog": dog,
+    "Bear": bear,
+    "Panda": panda,
+    "Fox": fox,
+    "Lion": lion,
+    "Tiger": tiger,
+    "Monkey": monkey,
+    "Rabbit": rabbit,
+    "Deer": deer,
+    "Cow": cow,
 }

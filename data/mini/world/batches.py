@@ -30,7 +30,7 @@ _CHUNK = 256
 
 @dataclass(frozen=True)
 class Batch:
-    """n pictures: images (n, size, size, 3) uint8, captions, indices into OBJECTS and into STYLE_NAMES (int64)."""
+    """n pictures: images (n, size, size, 3) uint8, captions, and indices into OBJECTS and STYLE_NAMES."""
 
     images: NDArray[np.uint8]
     captions: list[str]
@@ -106,8 +106,8 @@ def batches(
 ) -> Iterator[Batch]:
     """Pictures `start` .. `start + n` of the endless sequence named by `seed`, in order, `batch` at a time.
 
-    `workers` None means one per core; 0 or 1 renders in this process. The pictures depend on neither `workers` nor
-    `batch`.
+    `workers` None means one per core; 0 or 1 renders in this process. The pictures depend on neither
+    `workers` nor `batch`.
     """
     yield from _run(_jobs(n, seed, mix, size, start, batch), workers)
 

@@ -1,6 +1,8 @@
 """Beasts that show their whole body, or most of it."""
 
-# fmt: off  (coordinates: packed rows read better than one point per line)
+# Coordinates: packed rows read better than one point per line.
+# fmt: off
+
 from __future__ import annotations
 
 import math
@@ -34,8 +36,13 @@ def giraffe(p: Pen) -> None:
     p.limb([(0.42, -0.76), (0.4, -0.95)], 0.06, spot)
     p.blob([(0.32, -0.78), (0.52, -0.84), (0.88, -0.6), (0.84, -0.48), (0.6, -0.52), (0.4, -0.56)], coat)
     for x, y, r in (
-        (-0.44, 0.16, 0.1), (-0.2, 0.1, 0.11), (-0.28, 0.32, 0.09), (0.02, 0.26, 0.1), (0.2, 0.1, 0.1),
-        (0.26, -0.14, 0.09), (0.36, -0.36, 0.08),
+        (-0.44, 0.16, 0.1),
+        (-0.2, 0.1, 0.11),
+        (-0.28, 0.32, 0.09),
+        (0.02, 0.26, 0.1),
+        (0.2, 0.1, 0.1),
+        (0.26, -0.14, 0.09),
+        (0.36, -0.36, 0.08),
     ):
         p.oval(x, y, r, r * 0.85, spot)
     p.dot(0.58, -0.7, 0.04)
@@ -83,5 +90,8 @@ def sheep(p: Pen) -> None:
 
 
 BEASTS: dict[str, Drawing] = {
-    "Elephant": elephant, "Giraffe": giraffe, "Zebra": zebra, "Sheep": sheep,
+    "Elephant": elephant,
+    "Giraffe": giraffe,
+    "Zebra": zebra,
+    "Sheep": sheep,
 }

@@ -1,6 +1,8 @@
 """Tools and belongings, with their look-alikes (pen, pencil, brush, knife; fork, spoon, key)."""
 
-# fmt: off  (coordinates: packed rows read better than one point per line)
+# Coordinates: packed rows read better than one point per line.
+# fmt: off
+
 from __future__ import annotations
 
 import math
@@ -167,7 +169,18 @@ def guitar(p: Pen) -> None:
 
 
 BELONGINGS: dict[str, Drawing] = {
-    "Pencil": pencil, "Pen": pen, "Brush": brush, "Knife": knife, "Fork": fork, "Spoon": spoon,
-    "Scissors": scissors, "Key": key, "Umbrella": umbrella, "Backpack": backpack, "Suitcase": suitcase,
-    "Ball": ball, "Headphones": headphones, "Guitar": guitar,
+    "Pencil": pencil,
+    "Pen": pen,
+    "Brush": brush,
+    "Knife": knife,
+    "Fork": fork,
+    "Spoon": spoon,
+    "Scissors": scissors,
+    "Key": key,
+    "Umbrella": umbrella,
+    "Backpack": backpack,
+    "Suitcase": suitcase,
+    "Ball": ball,
+    "Headphones": headphones,
+    "Guitar": guitar,
 }

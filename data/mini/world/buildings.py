@@ -1,6 +1,8 @@
 """Buildings and landmarks (house, barn, church, castle; lighthouse, tower, windmill)."""
 
-# fmt: off  (coordinates: packed rows read better than one point per line)
+# Coordinates: packed rows read better than one point per line.
+# fmt: off
+
 from __future__ import annotations
 
 import math
@@ -171,7 +173,15 @@ def fence(p: Pen) -> None:
 
 
 BUILDINGS: dict[str, Drawing] = {
-    "House": house, "Barn": barn, "Church": church, "Castle": castle, "Lighthouse": lighthouse,
-    "Tower": tower, "Windmill": windmill, "Factory": factory, "Bridge": bridge, "Tent": tent,
+    "House": house,
+    "Barn": barn,
+    "Church": church,
+    "Castle": castle,
+    "Lighthouse": lighthouse,
+    "Tower": tower,
+    "Windmill": windmill,
+    "Factory": factory,
+    "Bridge": bridge,
+    "Tent": tent,
     "Fence": fence,
 }

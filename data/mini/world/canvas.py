@@ -21,7 +21,7 @@ _OVER = 2  # supersampling on top of OpenCV's own antialiasing
 
 @dataclass(frozen=True)
 class Layers:
-    """Premultiplied colours in [0, 1] and coverage: `fill` and `line` are (size, size, 4); `tone` is darkness (size, size)."""
+    """In [0, 1]: premultiplied `fill` and `line` (size, size, 4); `tone` (size, size), the darkness."""
 
     fill: Field
     line: Field
@@ -35,7 +35,7 @@ class Layers:
 
 @dataclass(frozen=True)
 class Pose:
-    """Where the unit square lands: centre and half-width in shares of the picture, turn in degrees, mirrored or not."""
+    """Where the unit square lands: centre and half-width in shares of the picture, turn in degrees."""
 
     x: float
     y: float
@@ -47,20 +47,16 @@ class Pose:
     def random(rng: np.random.Generator) -> Pose:
         """The world's distribution of places and sizes."""
         x, y = 0.5 + rng.uniform(-0.055, 0.055, 2)
-        return Pose(
-            float(x),
-            float(y),
-            float(rng.uniform(0.33, 0.42)),
-            float(rng.normal(0, 4)),
-            bool(rng.random() < 0.5),
-        )
+        scale, turn = float(rng.uniform(0.33, 0.42)), float(rng.normal(0, 4))
+        return Pose(float(x), float(y), scale, turn, bool(rng.random() < 0.5))
 
     def place(self, points: Points) -> Points:
         """Unit square to shares of the picture."""
         c, s = math.cos(math.radians(self.turn)), math.sin(math.radians(self.turn))
         matrix = np.array([[c, s], [-s, c]])
         flipped = points * (-1, 1) if self.mirror else points
-        return flipped @ matrix * self.scale + (self.x, self.y)
+        placed: Points = flipped @ matrix * self.scale + np.array([self.x, self.y])
+        return placed
 
 
 @lru_cache(maxsize=8192)

@@ -1,6 +1,8 @@
 """Things to wear (hat, crown; ring, watch, glasses)."""
 
-# fmt: off  (coordinates: packed rows read better than one point per line)
+# Coordinates: packed rows read better than one point per line.
+# fmt: off
+
 from __future__ import annotations
 
 import math
@@ -35,7 +37,11 @@ def crown(p: Pen) -> None:
         gold)
     p.box(-0.8, 0.42, 0.8, 0.7, shade(gold, -0.2))
     for x, y, c in (
-        (-0.9, -0.52, RED), (0, -0.76, BLUE), (0.9, -0.52, RED), (-0.4, 0.56, BLUE), (0, 0.56, RED),
+        (-0.9, -0.52, RED),
+        (0, -0.76, BLUE),
+        (0.9, -0.52, RED),
+        (-0.4, 0.56, BLUE),
+        (0, 0.56, RED),
         (0.4, 0.56, BLUE),
     ):
         p.oval(x, y, 0.1, 0.1, c)
@@ -118,6 +124,13 @@ def ring(p: Pen) -> None:
 
 
 CLOTHES: dict[str, Drawing] = {
-    "Hat": hat, "Crown": crown, "Shirt": shirt, "Pants": pants, "Dress": dress, "Glove": glove,
-    "Glasses": glasses, "Watch": watch, "Ring": ring,
+    "Hat": hat,
+    "Crown": crown,
+    "Shirt": shirt,
+    "Pants": pants,
+    "Dress": dress,
+    "Glove": glove,
+    "Glasses": glasses,
+    "Watch": watch,
+    "Ring": ring,
 }

@@ -69,13 +69,13 @@ def _line(layers: Layers, style: Style, rng: np.random.Generator) -> Field:
     line, size = layers.line, int(layers.line.shape[0])
     if style.line_kind == "chalk":
         keep = np.clip(0.78 + 0.36 * grain(rng, size, 1.3), 0.1, 1)
-        return blur(line, 0.45) * np.float32(1.15) * keep[..., None]
-    if style.line_kind == "brush":
+        line = blur(line, 0.45) * np.float32(1.15) * keep[..., None]
+    elif style.line_kind == "brush":
         keep = np.clip(0.84 + 0.4 * clouds(rng, size, 12), 0.35, 1)
-        return line * keep[..., None]
-    if style.line_kind == "dashed":
+        line = line * keep[..., None]
+    elif style.line_kind == "dashed":
         keep = np.clip(stripes(size, 7, 20) * stripes(size, 7, 110) * 3 + 1.1, 0, 1)
-        return line * keep[..., None]
+        line = line * keep[..., None]
     return line
 
 

@@ -1,6 +1,8 @@
 """Birds and insects."""
 
-# fmt: off  (coordinates: packed rows read better than one point per line)
+# Coordinates: packed rows read better than one point per line.
+# fmt: off
+
 from __future__ import annotations
 
 import math
@@ -163,6 +165,13 @@ def snail(p: Pen) -> None:
 
 
 CREATURES: dict[str, Drawing] = {
-    "Owl": owl, "Duck": duck, "Swan": swan, "Peacock": peacock, "Parrot": parrot, "Butterfly": butterfly,
-    "Bee": bee, "Ant": ant, "Snail": snail,
+    "Owl": owl,
+    "Duck": duck,
+    "Swan": swan,
+    "Peacock": peacock,
+    "Parrot": parrot,
+    "Butterfly": butterfly,
+    "Bee": bee,
+    "Ant": ant,
+    "Snail": snail,
 }

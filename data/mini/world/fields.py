@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Field = NDArray[np.float32]
+Field = NDArray[np.floating[Any]]
 
 
 @lru_cache(maxsize=4)
@@ -53,12 +54,11 @@ def cut(wave: Field, share: Field | float, softness: float = 0.35) -> Field:
 
 def dots(size: int, period: float, angle: float) -> Field:
     """A lattice of bumps in [-1, 1] (halftone)."""
-    product: Field = (stripes(size, period, angle) + stripes(size, period, angle + 90)) / 2
-    return product
+    return 0.5 * (stripes(size, period, angle) + stripes(size, period, angle + 90))
 
 
 def cells(rng: np.random.Generator, size: int, period: float) -> tuple[NDArray[np.int64], Field]:
-    """Voronoi cells about `period` wide: each pixel's cell number, and its distance to the border in pixels."""
+    """Voronoi cells about `period` wide: each pixel's cell number, and the pixels to its border."""
     n = math.ceil(128 / period)
     at = (np.stack(np.meshgrid(np.arange(-1, n + 1), np.arange(-1, n + 1)), -1).reshape(-1, 2) + 0.5) * period
     at = at + rng.uniform(-0.38, 0.38, at.shape) * period

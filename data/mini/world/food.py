@@ -1,6 +1,8 @@
 """Dishes (bread, cheese, cake; pizza, burger, sushi)."""
 
-# fmt: off  (coordinates: packed rows read better than one point per line)
+# Coordinates: packed rows read better than one point per line.
+# fmt: off
+
 from __future__ import annotations
 
 from data.mini.world.pen import CREAM, GREEN, PINK, RED, TAN, WHITE, YELLOW, Drawing, Pen, shade
@@ -83,6 +85,11 @@ def sushi(p: Pen) -> None:
 
 
 FOOD: dict[str, Drawing] = {
-    "Bread": bread, "Cheese": cheese, "Pizza": pizza, "Burger": burger, "Cake": cake,
-    "Ice cream": ice_cream, "Sushi": sushi,
+    "Bread": bread,
+    "Cheese": cheese,
+    "Pizza": pizza,
+    "Burger": burger,
+    "Cake": cake,
+    "Ice cream": ice_cream,
+    "Sushi": sushi,
 }

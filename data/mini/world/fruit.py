@@ -1,6 +1,8 @@
 """Fruit and vegetables, with their look-alikes (apple, cherry, tomato, orange; lemon, pear)."""
 
-# fmt: off  (coordinates: packed rows read better than one point per line)
+# Coordinates: packed rows read better than one point per line.
+# fmt: off
+
 from __future__ import annotations
 
 import math
@@ -95,7 +97,13 @@ def watermelon(p: Pen) -> None:
     p.pie(0, -0.4, 0.84, 1.0, 0, 180, (226, 244, 200), centre=False)
     p.pie(0, -0.4, 0.76, 0.9, 0, 180, p.pick((232, 66, 76), (240, 90, 90)), centre=False)
     for x, y in (
-        (-0.46, -0.2), (-0.14, -0.2), (0.2, -0.2), (0.5, -0.2), (-0.28, 0.08), (0.04, 0.1), (0.34, 0.06),
+        (-0.46, -0.2),
+        (-0.14, -0.2),
+        (0.2, -0.2),
+        (0.5, -0.2),
+        (-0.28, 0.08),
+        (0.04, 0.1),
+        (0.34, 0.06),
         (0.0, 0.34),
     ):
         p.dot(x, y, 0.04, 0.06)
@@ -113,13 +121,14 @@ def grapes(p: Pen) -> None:
 def pineapple(p: Pen) -> None:
     skin = p.pick((230, 170, 56), (222, 150, 50))
     for a in (-50, -25, 0, 25, 50):
-        s = math.sin(math.radians(a))
-        p.poly([(s * 0.2 - 0.12, -0.3), (s * 0.7, -0.94 + abs(s) * 0.3), (s * 0.2 + 0.12, -0.3)], DARK_GREEN)
+        x = math.sin(math.radians(a))
+        p.poly([(x * 0.2 - 0.12, -0.3), (x * 0.7, -0.94 + abs(x) * 0.3), (x * 0.2 + 0.12, -0.3)], DARK_GREEN)
     p.oval(0, 0.3, 0.5, 0.64, skin)
     for d in (-0.6, -0.2, 0.2, 0.6):
-        a, b = (d + math.sqrt(1 - d * d)) * 0.707, (d - math.sqrt(1 - d * d)) * 0.707  # a chord of the unit circle
+        half = math.sqrt(1 - d * d)  # of a slanted chord of the unit circle
+        u, v = (d + half) * 0.707, (d - half) * 0.707
         for s in (-1, 1):
-            p.ink([(s * a * 0.5, 0.3 + b * 0.64), (s * b * 0.5, 0.3 + a * 0.64)], 0.8)
+            p.ink([(s * u * 0.5, 0.3 + v * 0.64), (s * v * 0.5, 0.3 + u * 0.64)], 0.8)
 
 
 def carrot(p: Pen) -> None:
@@ -145,7 +154,17 @@ def corn(p: Pen) -> None:
 
 
 FRUIT: dict[str, Drawing] = {
-    "Apple": apple, "Orange": orange, "Tomato": tomato, "Cherry": cherry, "Strawberry": strawberry,
-    "Banana": banana, "Pear": pear, "Lemon": lemon, "Watermelon": watermelon, "Grapes": grapes,
-    "Pineapple": pineapple, "Carrot": carrot, "Corn": corn,
+    "Apple": apple,
+    "Orange": orange,
+    "Tomato": tomato,
+    "Cherry": cherry,
+    "Strawberry": strawberry,
+    "Banana": banana,
+    "Pear": pear,
+    "Lemon": lemon,
+    "Watermelon": watermelon,
+    "Grapes": grapes,
+    "Pineapple": pineapple,
+    "Carrot": carrot,
+    "Corn": corn,
 }

@@ -15,7 +15,7 @@ Ground = Callable[[Style, np.random.Generator, int], Field]
 
 def rgb(colour: RGB) -> Field:
     """Colour to floats in [0, 1]."""
-    return np.array(colour, dtype=np.float32) / 255
+    return np.array(colour, dtype=np.float32) / np.float32(255)
 
 
 def _mix(style: Style, share: Field) -> Field:
@@ -84,8 +84,8 @@ def _board(style: Style, rng: np.random.Generator, size: int) -> Field:
 
 
 GROUND: dict[str, Ground] = {
-    "flat": _flat, "fade": _fade, "vignette": _vignette, "clouds": _clouds, "stripes": _stripes, "dots": _dots,
-    "checks": _checks, "rays": _rays, "grid": _grid, "panes": _panes, "board": _board,
+    "flat": _flat, "fade": _fade, "vignette": _vignette, "clouds": _clouds, "stripes": _stripes,
+    "dots": _dots, "checks": _checks, "rays": _rays, "grid": _grid, "panes": _panes, "board": _board,
 }  # fmt: skip
 
 

@@ -1,6 +1,8 @@
 """Land, sky and weather (mountain, volcano; moon, star, sun)."""
 
-# fmt: off  (coordinates: packed rows read better than one point per line)
+# Coordinates: packed rows read better than one point per line.
+# fmt: off
+
 from __future__ import annotations
 
 import math
@@ -97,6 +99,13 @@ def fire(p: Pen) -> None:
 
 
 NATURE: dict[str, Drawing] = {
-    "Mountain": mountain, "Volcano": volcano, "Island": island, "Moon": moon, "Star": star, "Sun": sun,
-    "Cloud": cloud, "Snow": snow, "Fire": fire,
+    "Mountain": mountain,
+    "Volcano": volcano,
+    "Island": island,
+    "Moon": moon,
+    "Star": star,
+    "Sun": sun,
+    "Cloud": cloud,
+    "Snow": snow,
+    "Fire": fire,
 }

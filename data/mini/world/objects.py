@@ -11,6 +11,7 @@ from data.mini.world.creatures import CREATURES
 from data.mini.world.food import FOOD
 from data.mini.world.fruit import FRUIT
 from data.mini.world.household import HOUSEHOLD
+from data.mini.world.machines import MACHINES
 from data.mini.world.nature import NATURE
 from data.mini.world.pen import Drawing
 from data.mini.world.plants import PLANTS
@@ -18,7 +19,7 @@ from data.mini.world.sea import SEA
 from data.mini.world.travel import TRAVEL
 
 _LIVING = ANIMALS | BEASTS | CREATURES | SEA | PLANTS | NATURE | FRUIT
-_MADE = FOOD | HOUSEHOLD | BELONGINGS | CLOTHES | TRAVEL | BUILDINGS
+_MADE = FOOD | HOUSEHOLD | MACHINES | BELONGINGS | CLOTHES | TRAVEL | BUILDINGS
 
 DRAWINGS: dict[str, Drawing] = _LIVING | _MADE
 

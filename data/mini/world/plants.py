@@ -1,6 +1,8 @@
 """Trees, flowers and mushrooms, with their look-alikes (flower, sunflower, tulip, rose)."""
 
-# fmt: off  (coordinates: packed rows read better than one point per line)
+# Coordinates: packed rows read better than one point per line.
+# fmt: off
+
 from __future__ import annotations
 
 import math
@@ -114,7 +116,11 @@ def bamboo(p: Pen) -> None:
             p.box(x - 0.11, max(top, y - 0.42), x + 0.11, y, green, 0.04)
             y -= 0.42
     for x, y, s in (
-        (-0.33, -0.3, 1), (0.13, -0.5, 1), (-0.09, -0.6, -1), (0.35, -0.2, -1), (0.57, -0.3, 1),
+        (-0.33, -0.3, 1),
+        (0.13, -0.5, 1),
+        (-0.09, -0.6, -1),
+        (0.35, -0.2, -1),
+        (0.57, -0.3, 1),
         (-0.55, 0.0, -1),
     ):
         p.blob([(x, y), (x + s * 0.16, y - 0.16), (x + s * 0.38, y - 0.14), (x + s * 0.2, y - 0.01)],
@@ -141,6 +147,14 @@ def leaf(p: Pen) -> None:
 
 
 PLANTS: dict[str, Drawing] = {
-    "Tree": tree, "Pine": pine, "Cactus": cactus, "Flower": flower, "Sunflower": sunflower, "Tulip": tulip,
-    "Rose": rose, "Bamboo": bamboo, "Mushroom": mushroom, "Leaf": leaf,
+    "Tree": tree,
+    "Pine": pine,
+    "Cactus": cactus,
+    "Flower": flower,
+    "Sunflower": sunflower,
+    "Tulip": tulip,
+    "Rose": rose,
+    "Bamboo": bamboo,
+    "Mushroom": mushroom,
+    "Leaf": leaf,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,8 @@ _FILLS = (
 )  # fmt: skip
 _TEXTURES = ("none", "none", "none", "grain", "canvas", "paper", "tiles", "scan", "weave", "soft")
 _LINES = ("solid", "solid", "solid", "chalk", "brush", "dashed")
+_WIDTHS = (0.0, 0.0, 1.0, 1.0, 1.5, 2.0, 3.0)
+_BARE_WIDTHS = (1.0, 1.5, 2.0, 3.0)
 _PATTERNS = ("hatch", "cross", "stripes", "dots", "stipple", "scribble", "carved")
 
 
@@ -38,8 +40,8 @@ def _colour(rng: np.random.Generator, saturation: tuple[float, float], value: tu
     return round(r * 255), round(g * 255), round(b * 255)
 
 
-def _colours(rng: np.random.Generator) -> dict[str, object]:
-    """Ground and line. The rule that holds chalk, neon and blueprint out: no line is lighter than a dark ground."""
+def _colours(rng: np.random.Generator) -> dict[str, Any]:
+    """Ground and line. No line is lighter than a dark ground (that is chalk, neon and blueprint)."""
     kind = rng.uniform()
     if kind < 0.62:
         ground = _colour(rng, (0.0, 0.35), (0.82, 1.0))
@@ -55,7 +57,7 @@ def _colours(rng: np.random.Generator) -> dict[str, object]:
     return {"ground_colour": ground, "ground_second": second, "line": line}
 
 
-def _mapping(rng: np.random.Generator) -> dict[str, object]:
+def _mapping(rng: np.random.Generator) -> dict[str, Any]:
     kind = _choice(rng, ("natural", "natural", "natural", "ramp", "snap"))
     if kind == "ramp":
         hue, spread = rng.uniform(), rng.uniform(-0.2, 0.2)
@@ -75,10 +77,10 @@ def _mapping(rng: np.random.Generator) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _lines(rng: np.random.Generator, fill: str) -> dict[str, object]:
+def _lines(rng: np.random.Generator, fill: str) -> dict[str, Any]:
     bare = fill == "none"
     return {
-        "line_width": float(_choice(rng, (1.0, 1.5, 2.0, 3.0) if bare else (0.0, 0.0, 1.0, 1.0, 1.5, 2.0, 3.0))),
+        "line_width": float(_choice(rng, _BARE_WIDTHS if bare else _WIDTHS)),
         "line_kind": _choice(rng, _LINES),
         "line_own": float(rng.uniform(0.3, 1)) if rng.uniform() < 0.2 else 0.0,
         "wobble": float(rng.uniform(0.3, 2.0)) if rng.uniform() < 0.4 else 0.0,
@@ -86,7 +88,7 @@ def _lines(rng: np.random.Generator, fill: str) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _shadows(rng: np.random.Generator, ground: RGB) -> dict[str, object]:
+def _shadows(rng: np.random.Generator, ground: RGB) -> dict[str, Any]:
     kind = _choice(rng, ("none", "none", "none", "drop", "contact", "halo"))
     glare = kind == "halo" and luminance(ground) > 0.5
     rim = float(rng.uniform(1.5, 3.5)) if rng.uniform() < 0.1 else 0.0
@@ -107,7 +109,7 @@ def _compose(rng: np.random.Generator) -> Style:
         wash=float(rng.uniform(0, 0.9)) if fill in _PATTERNS else float(rng.uniform(0.75, 1)),
         period=float(rng.uniform(9, 18) if fill == "facets" else rng.uniform(4.2, 8.5)),
         angle=float(rng.uniform(0, 180)), **colours, **_mapping(rng), **_lines(rng, fill),
-        **_shadows(rng, colours["ground_colour"]),  # type: ignore[arg-type]
+        **_shadows(rng, colours["ground_colour"]),
     )  # fmt: skip
 
 
@@ -127,21 +129,23 @@ def _legible(style: Style) -> Style:
 def _apart(style: Style) -> Style:
     """Break up the key features of the held-out styles, so that they never meet in a training style.
 
-    - a dark ground never carries light lines, glow, bare outlines, open patterns or light rims (chalk, neon, blueprint);
+    - a dark ground never carries light lines, glow, bare outlines, open patterns or light rims (chalk, neon,
+      blueprint);
     - wiped boards and ruled grids are light (chalk, blueprint);
     - panes have thin outlines on light glass (stained glass);
     - washes have no brushed lines (ink wash), stitches no woven ground and no dashes (embroidery);
-    - cuts keep their colour and thin lines (woodcut); light lines never meet a drop shadow (papercut).
+    - cuts keep their colour and thin lines (woodcut); light lines are thin and cast no shadow (papercut).
     """
     ground = luminance(style.ground_colour)
-    changes: dict[str, object] = {}
+    changes: dict[str, Any] = {}
     if ground < 0.5:
         changes |= {"wash": max(style.wash, 0.75), "glow": 0.0, "lightness": min(style.lightness, 0.0)}
         changes |= {"fill": "flat"} if style.fill in ("none", "hatch", "scribble") else {}
         changes |= {"line_own": 0.0, "line_kind": "solid", "rim": 0.0}
     if ground < 0.75 and style.ground in ("board", "grid", "panes"):
         changes["ground"] = "fade"
-    if style.ground == "panes":
+    light_lines = luminance(style.line) > ground
+    if style.ground == "panes" or light_lines:
         changes["line_width"] = min(style.line_width, 1.0)
     if style.fill == "watercolour" and style.line_kind == "brush":
         changes["line_kind"] = "solid"
@@ -149,9 +153,9 @@ def _apart(style: Style) -> Style:
         changes |= {"texture": "none" if style.texture == "weave" else style.texture, "line_kind": "solid"}
     if style.fill == "carved":
         changes |= {"wash": max(style.wash, 0.45), "line_width": min(style.line_width, 1.5)}
-    if luminance(style.line) > ground and style.shadow == "drop":
-        changes["shadow"] = "none"
-    return replace(style, **changes)  # type: ignore[arg-type]
+    if light_lines:
+        changes |= {"shadow": "none", "glow": 0.0}
+    return replace(style, **changes)
 
 
 def random_style(rng: np.random.Generator) -> Style:

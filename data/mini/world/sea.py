@@ -1,6 +1,8 @@
 """Animals of the sea."""
 
-# fmt: off  (coordinates: packed rows read better than one point per line)
+# Coordinates: packed rows read better than one point per line.
+# fmt: off
+
 from __future__ import annotations
 
 from data.mini.world.pen import ORANGE, PURPLE, RED, SKY, WHITE, Drawing, Pen, shade
@@ -101,6 +103,10 @@ def lobster(p: Pen) -> None:
 
 
 SEA: dict[str, Drawing] = {
-    "Fish": fish, "Shark": shark, "Dolphin": dolphin, "Whale": whale, "Octopus": octopus,
+    "Fish": fish,
+    "Shark": shark,
+    "Dolphin": dolphin,
+    "Whale": whale,
+    "Octopus": octopus,
     "Lobster": lobster,
 }

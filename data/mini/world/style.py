@@ -38,9 +38,10 @@ SHADOWS = ("none", "drop", "contact", "halo")
 class Style:
     """How a drawing looks; lengths are in pixels of a 128-pixel picture, shares in [0, 1].
 
-    Colours: `mapping` natural (shifted by `hue` degrees, `saturation` times, `lightness` in [-1, 1]), ramp (luminance runs
-    through `colours`, dark to light) or snap (nearest of `colours`). `line_own` mixes the line colour with each part's own
-    colour. `wash` is the opacity of the flat colour below a pattern fill. `glow` adds light around lines.
+    Colours: `mapping` natural (shifted by `hue` degrees, `saturation` times, `lightness` in [-1, 1]), ramp
+    (luminance runs through `colours`, dark to light) or snap (nearest of `colours`). `line_own` mixes the
+    line colour with each part's own. `wash` is the opacity of the flat colour below a pattern fill. `glow`
+    adds light around lines.
     Raises ValueError naming every field that is out of range.
     """
 
@@ -119,8 +120,8 @@ def luminance(colour: RGB) -> float:
 def features(style: Style) -> NDArray[np.float64]:
     """The style as a vector: ground, line and fill colours in CIELAB / 50, and weighted one-hot words.
 
-    Two styles whose grounds differ like black and white are 2 apart by that alone; a different fill kind counts 0.7, a
-    different ground or texture kind 0.5, a different line kind 0.4.
+    Two styles whose grounds differ like black and white are 2 apart by that alone; a different fill kind
+    counts 0.7, a different ground or texture 0.5, a different kind of line, shadow or colour mapping 0.4.
     """
     base = style.colours or ((214, 52, 48), (62, 122, 210))
     ink = np.array(lab(style.line)) / 50 * (1 if style.line_width else 0.3)
@@ -147,5 +148,5 @@ def _one_hot(word: str, words: tuple[str, ...]) -> NDArray[np.float64]:
 
 
 def distance(a: Style, b: Style) -> float:
-    """Euclidean distance of the two styles' features (0: the same; unrelated styles are about 2 to 4 apart)."""
+    """Euclidean distance of the two styles' features (0: the same; unrelated ones are 2 to 4 apart)."""
     return float(np.linalg.norm(features(a) - features(b)))

@@ -1,6 +1,8 @@
 """Vehicles (car, bus, train; boat, ship; bicycle, scooter, skateboard)."""
 
-# fmt: off  (coordinates: packed rows read better than one point per line)
+# Coordinates: packed rows read better than one point per line.
+# fmt: off
+
 from __future__ import annotations
 
 from data.mini.world.pen import (
@@ -76,8 +78,12 @@ def bicycle(p: Pen) -> None:
         p.ring(x, 0.32, 0.38, 0.38, 0.09, BLACK)
         p.dot(x, 0.32, 0.05)
     for a, b in (
-        ((-0.54, 0.32), (-0.2, -0.24)), ((-0.2, -0.24), (0.36, -0.28)), ((0.36, -0.28), (0.0, 0.32)),
-        ((0.0, 0.32), (-0.54, 0.32)), ((-0.26, -0.36), (0.0, 0.32)), ((0.34, -0.5), (0.54, 0.32)),
+        ((-0.54, 0.32), (-0.2, -0.24)),
+        ((-0.2, -0.24), (0.36, -0.28)),
+        ((0.36, -0.28), (0.0, 0.32)),
+        ((0.0, 0.32), (-0.54, 0.32)),
+        ((-0.26, -0.36), (0.0, 0.32)),
+        ((0.34, -0.5), (0.54, 0.32)),
     ):
         p.limb([a, b], 0.085, frame)
     p.blob([(-0.48, -0.42), (-0.28, -0.48), (-0.06, -0.42), (-0.28, -0.34)], BROWN)
@@ -162,7 +168,15 @@ def balloon(p: Pen) -> None:
 
 
 TRAVEL: dict[str, Drawing] = {
-    "Car": car, "Bus": bus, "Train": train, "Bicycle": bicycle, "Scooter": scooter,
-    "Skateboard": skateboard, "Plane": plane, "Rocket": rocket, "Boat": boat, "Ship": ship,
+    "Car": car,
+    "Bus": bus,
+    "Train": train,
+    "Bicycle": bicycle,
+    "Scooter": scooter,
+    "Skateboard": skateboard,
+    "Plane": plane,
+    "Rocket": rocket,
+    "Boat": boat,
+    "Ship": ship,
     "Balloon": balloon,
 }
