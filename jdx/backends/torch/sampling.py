@@ -1,0 +1,130 @@
+"""Drawing latents: diffusers' schedulers in a plain loop, and the latents that a picture starts from.
+
+A picture is a function of its own seed and prompt, never of its batch: its first noise comes from a CPU
+generator seeded with the picture's seed, so that `generator=torch.Generator("cpu").manual_seed(seed)` gives a
+user of a float32 diffusers pipeline the same picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jdx.backends.base import SamplerSpec
+from jdx.backends.torch.models import Models
+from jdx.errors import ConfigError, Fault
+
+SAMPLERS = {
+    "ddim": "DDIMScheduler",  # Song et al. 2021, eta 0
+    "unipc": "UniPCMultistepScheduler",  # Zhao et al. 2023
+    "dpmpp": "DPMSolverMultistepScheduler",  # DPM-Solver++ 2M, Lu et al. 2022
+    "euler": "EulerDiscreteScheduler",  # Karras et al. 2022, algorithm 2 without churn
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A scheduler that is set to its first step, and the timesteps still to do (int64 or float, on the CPU)."""
+
+    scheduler: Any
+    timesteps: Tensor
+    strength: float | None = None
+
+
+def start_run(spec: SamplerSpec, config: Mapping[str, Any], strength: float | None = None) -> Run:
+    """The sampler of `spec` on the model's own scheduler config; one run of one batch.
+
+    strength: None to start from noise; else img2img (Meng et al. 2021), which does the last
+    min(int(steps · strength), steps) of the steps. Raises ConfigError when none is left, or the name is
+    unknown.
+    """
+    scheduler = _scheduler(spec.name, config)
+    scheduler.set_timesteps(spec.steps)
+    timesteps = scheduler.timesteps.to("cpu")
+    count = len(timesteps) if strength is None else min(int(spec.steps * strength), spec.steps)
+    if strength is not None and not (0 < strength <= 1 and count > 0):
+        allowed = f"above 0, at most 1, and strength · steps ({spec.steps}) at least 1, so that a step is left to run"
+        raise ConfigError([Fault("init.strength", str(strength), allowed)], what="drawing job")
+    first = len(timesteps) - count
+    scheduler.set_begin_index(first)  # also spares a search, and on a GPU a synchronisation, per step
+    return Run(scheduler, timesteps[first:], strength)
+
+
+def _scheduler(name: str, config: Mapping[str, Any]) -> Any:
+    import diffusers
+    import diffusers.utils.logging as log
+
+    if name not in SAMPLERS:
+        raise ConfigError([Fault("sampler.name", name, f"one of: {', '.join(SAMPLERS)}")], what="drawing job")
+    level = log.get_verbosity()
+    log.set_verbosity_error()  # each scheduler remarks on the keys that only other schedulers read
+    try:
+        return getattr(diffusers, SAMPLERS[name]).from_config(dict(config))
+    finally:
+        log.set_verbosity(level)
+
+
+def seeded(seed: int) -> torch.Generator:
+    """The generator of one picture."""
+    return torch.Generator("cpu").manual_seed(seed)
+
+
+def latent_shape(models: Models, resolution: int) -> tuple[int, int, int]:
+    """(C, h, w) of a square picture of `resolution` pixels."""
+    side = resolution // models.vae_factor
+    return models.latent_channels, side, side
+
+
+def from_noise(models: Models, run: Run, seeds: Sequence[int], resolution: int) -> Tensor:
+    """First latents (n, C, h, w): standard normal noise of each seed, times the scheduler's first sigma."""
+    shape = (1, *latent_shape(models, resolution))
+    noise = torch.cat([torch.randn(shape, generator=seeded(seed)) for seed in seeds])
+    return noise.to(models.device, _wide(models)) * run.scheduler.init_noise_sigma
+
+
+def from_picture(models: Models, run: Run, seeds: Sequence[int], moments: tuple[Tensor, Tensor]) -> Tensor:
+    """First latents (n, C, h, w) near a picture: its posterior's sample, noised to the run's first timestep.
+
+    moments: mean and standard deviation (1, C, h, w) of the picture's VAE posterior. Each seed draws the
+    posterior's noise and then the diffusion noise, in the order of diffusers' img2img pipeline.
+    """
+    mean, std = (part.to("cpu", _wide(models)) for part in moments)
+    latents = []
+    for seed in seeds:
+        generator = seeded(seed)
+        z = models.scaled(mean + std * torch.randn(mean.shape, generator=generator))
+        noise = torch.randn(mean.shape, generator=generator).to(z)
+        latents.append(run.scheduler.add_noise(z, noise, run.timesteps[:1]))
+    return torch.cat(latents).to(models.device, _wide(models))
+
+
+@torch.no_grad()
+def sample(
+    models: Models, run: Run, latents: Tensor, text: Tensor, negative: Tensor, guidance_scale: float
+) -> Tensor:
+    """Clean latents (n, C, h, w) in the UNet's scale, float32 (float64 for a float64 model).
+
+    text, negative: embeddings (n, tokens, width). Classifier-free guidance (Ho and Salimans 2022) runs both
+    in one batch, e = e(negative) + scale · (e(text) - e(negative)), and is skipped at scale 1. Only the UNet
+    runs in the model's precision; the scheduler's sums stay wide.
+    """
+    guided = guidance_scale != 1.0
+    context = (torch.cat([negative, text]) if guided else text).to(models.dtype)
+    for t in run.timesteps:
+        x = run.scheduler.scale_model_input(torch.cat([latents] * 2) if guided else latents, t)
+        prediction = models.unet(x.to(models.dtype), t, encoder_hidden_states=context).sample.to(
+            latents.dtype
+        )
+        if guided:
+            without, with_text = prediction.chunk(2)
+            prediction = without + guidance_scale * (with_text - without)
+        latents = run.scheduler.step(prediction, t, latents).prev_sample
+    return latents
+
+
+def _wide(models: Models) -> torch.dtype:
+    return torch.promote_types(models.dtype, torch.float32)
