@@ -109,7 +109,7 @@ def resize_short_edge(picture: Image.Image, edge: int) -> Image.Image:
 
 
 def cut(picture: Image.Image, crop: CropSpec, *name: draws.Name) -> Image.Image:
-    """The square of `crop.resolution` where the draws of `name` put it (else the centre), perhaps mirrored."""
+    """The square of `crop.resolution` where the draws of `name` put it, else the centre; perhaps mirrored."""
     side = crop.resolution
     across, down = picture.width - side, picture.height - side
     if crop.random:

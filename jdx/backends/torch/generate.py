@@ -53,7 +53,7 @@ def generate(job: GenerateJob, models: Models, out: Path, progress: Progress, on
 
 
 def job_faults(job: GenerateJob, models: Models) -> list[Fault]:
-    """What cannot be drawn: bad sizes, names that overwrite each other, missing adapters and start pictures."""
+    """What cannot be drawn: bad sizes, names that overwrite each other, missing adapters or starts."""
     faults = []
     if job.resolution % models.vae_factor or job.resolution <= 0:
         allowed = f"a positive multiple of {models.vae_factor}, the VAE's factor"

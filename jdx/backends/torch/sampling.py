@@ -28,11 +28,10 @@ SAMPLERS = {
 
 @dataclass(frozen=True)
 class Run:
-    """A scheduler that is set to its first step, and the timesteps still to do (int64 or float, on the CPU)."""
+    """A scheduler that is set to its first step, and the timesteps still to do, on the CPU."""
 
     scheduler: Any
     timesteps: Tensor
-    strength: float | None = None
 
 
 def start_run(spec: SamplerSpec, config: Mapping[str, Any], strength: float | None = None) -> Run:
@@ -47,11 +46,11 @@ def start_run(spec: SamplerSpec, config: Mapping[str, Any], strength: float | No
     timesteps = scheduler.timesteps.to("cpu")
     count = len(timesteps) if strength is None else min(int(spec.steps * strength), spec.steps)
     if strength is not None and not (0 < strength <= 1 and count > 0):
-        allowed = f"above 0, at most 1, and strength · steps ({spec.steps}) at least 1, so that a step is left to run"
+        allowed = f"above 0, at most 1, and strength · {spec.steps} steps at least 1, or none is left to run"
         raise ConfigError([Fault("init.strength", str(strength), allowed)], what="drawing job")
     first = len(timesteps) - count
     scheduler.set_begin_index(first)  # also spares a search, and on a GPU a synchronisation, per step
-    return Run(scheduler, timesteps[first:], strength)
+    return Run(scheduler, timesteps[first:])
 
 
 def _scheduler(name: str, config: Mapping[str, Any]) -> Any:
@@ -83,7 +82,7 @@ def from_noise(models: Models, run: Run, seeds: Sequence[int], resolution: int) 
     """First latents (n, C, h, w): standard normal noise of each seed, times the scheduler's first sigma."""
     shape = (1, *latent_shape(models, resolution))
     noise = torch.cat([torch.randn(shape, generator=seeded(seed)) for seed in seeds])
-    return noise.to(models.device, _wide(models)) * run.scheduler.init_noise_sigma
+    return noise.to(models.device, _wide(models)) * float(run.scheduler.init_noise_sigma)
 
 
 def from_picture(models: Models, run: Run, seeds: Sequence[int], moments: tuple[Tensor, Tensor]) -> Tensor:
@@ -116,9 +115,8 @@ def sample(
     context = (torch.cat([negative, text]) if guided else text).to(models.dtype)
     for t in run.timesteps:
         x = run.scheduler.scale_model_input(torch.cat([latents] * 2) if guided else latents, t)
-        prediction = models.unet(x.to(models.dtype), t, encoder_hidden_states=context).sample.to(
-            latents.dtype
-        )
+        answer = models.unet(x.to(models.dtype), t, encoder_hidden_states=context).sample
+        prediction = answer.to(latents.dtype)
         if guided:
             without, with_text = prediction.chunk(2)
             prediction = without + guidance_scale * (with_text - without)

@@ -1,0 +1,1 @@
+"""The PyTorch backend: diffusers' models, stacked LoRA training, diffusers' adapter format."""
