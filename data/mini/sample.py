@@ -49,8 +49,8 @@ def sample_objects(style: str, seed: int = SEED) -> tuple[tuple[str, ...], tuple
 def make_sample(root: Path, seed: int = SEED) -> Path:
     """Write the sample set to `root` unless it is there; returns `root`.
 
-    A set that someone has edited is theirs: it stays as it is. A set of an older version is replaced only if none of
-    its files was changed, added or removed. Built beside and renamed, so that nobody sees half a set.
+    A set that someone has edited is theirs: it stays as it is. A set of an older version is replaced only if
+    none of its files was changed, added or removed. Built beside and renamed, so nobody sees half a set.
     Raises FileExistsError where `root` holds something else.
     """
     root = Path(root)
