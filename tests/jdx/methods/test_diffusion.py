@@ -13,6 +13,12 @@ from jdx.methods import diffusion
 from tests.tiny_sd import SCHEDULER
 
 KINDS = diffusion.PREDICTIONS
+Pair = tuple[torch.Tensor, torch.Tensor]
+
+
+def level(alphas: torch.Tensor, t: int) -> tuple[float, float]:
+    a, s = diffusion.amplitudes(alphas, torch.tensor(t))
+    return float(a), float(s)
 
 
 @pytest.fixture(scope="module")
@@ -22,14 +28,14 @@ def alphas() -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def x0_eps() -> tuple[torch.Tensor, torch.Tensor]:
+def x0_eps() -> Pair:
     generator = torch.Generator().manual_seed(0)
     x0, eps = torch.randn(2, 3, 4, 8, 8, generator=generator, dtype=torch.float64)
     return x0, eps
 
 
 def test_levels_of_stable_diffusion_2_1(alphas: torch.Tensor) -> None:
-    # ᾱ as the published scheduler config gives them: never zero signal-to-noise, ≈ 7 % signal at the last step.
+    # ᾱ of the published scheduler config: never zero signal-to-noise, ≈ 7 % signal at the last step.
     a, s = diffusion.amplitudes(alphas, torch.tensor([0, 1, 981, 999]))
     assert (a**2).tolist() == pytest.approx([0.99915, 0.998296, 0.0057755, 0.0046601], rel=1e-4)
     assert a[3].item() == pytest.approx(0.068265, rel=1e-4)
@@ -37,7 +43,7 @@ def test_levels_of_stable_diffusion_2_1(alphas: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_predictions_give_back_clean_latent_and_noise(kind, alphas, x0_eps) -> None:
+def test_predictions_give_back_clean_latent_and_noise(kind: str, alphas: torch.Tensor, x0_eps: Pair) -> None:
     x0, eps = x0_eps
     a, s = (v[:, None, None, None] for v in diffusion.amplitudes(alphas, torch.tensor([3, 500, 998])))
     x = diffusion.add_noise(x0, eps, a, s)
@@ -47,24 +53,24 @@ def test_predictions_give_back_clean_latent_and_noise(kind, alphas, x0_eps) -> N
 
 
 @pytest.mark.parametrize("delta", [0.3, -0.3])
-def test_v_steps_are_rotations(delta: float, x0_eps) -> None:
+def test_v_steps_are_rotations(delta: float, x0_eps: Pair) -> None:
     # With a = cos φ, s = sin φ: to φ + δ the latent turns by δ in the plane of x and v.
     x0, eps = x0_eps
     phi = 0.8
-    here, there = (
-        (math.cos(phi), math.sin(phi)),
-        (math.cos(phi + delta), math.sin(phi + delta)),
-    )
+    here = math.cos(phi), math.sin(phi)
+    there = math.cos(phi + delta), math.sin(phi + delta)
     x, v = diffusion.add_noise(x0, eps, *here), diffusion.velocity(x0, eps, *here)
     moved = diffusion.ddim_move("v_prediction", x, v, here, there)
     assert (moved - (math.cos(delta) * x + math.sin(delta) * v)).abs().max() < 1e-14
 
 
 @pytest.mark.parametrize("steps", [20, 25, 40, 50])
-def test_a_perfect_network_is_inverted_and_redrawn_exactly(steps: int, alphas, x0_eps) -> None:
+def test_a_perfect_network_is_inverted_and_redrawn_exactly(
+    steps: int, alphas: torch.Tensor, x0_eps: Pair
+) -> None:
     x0, eps = x0_eps
     times = [0, *range(1, 1000, 1000 // steps)]
-    levels = [tuple(float(v) for v in diffusion.amplitudes(alphas, torch.tensor(t))) for t in times]
+    levels = [level(alphas, t) for t in times]
     x = start = diffusion.add_noise(x0, eps, *levels[0])
     for here, there in pairwise([*levels, *levels[::-1]]):
         x = diffusion.ddim_move("v_prediction", x, diffusion.velocity(x0, eps, *here), here, there)
@@ -73,13 +79,13 @@ def test_a_perfect_network_is_inverted_and_redrawn_exactly(steps: int, alphas, x
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_moves_equal_diffusers(kind: str, alphas, x0_eps) -> None:
+def test_moves_equal_diffusers(kind: str, alphas: torch.Tensor, x0_eps: Pair) -> None:
     x, prediction = x0_eps
     config = {**SCHEDULER, "prediction_type": kind}
     forward, inverse = (s.from_config(config) for s in (DDIMScheduler, DDIMInverseScheduler))
     forward.set_timesteps(50)
     inverse.set_timesteps(50)
-    here, there = (tuple(float(v) for v in diffusion.amplitudes(alphas, torch.tensor(t))) for t in (481, 461))
+    here, there = level(alphas, 481), level(alphas, 461)
     cleaner = forward.step(prediction, 481, x).prev_sample
     assert (diffusion.ddim_move(kind, x, prediction, here, there) - cleaner).abs().max() < 1e-5
     # Its inverse scheduler names the step by the noisier level.
@@ -87,7 +93,7 @@ def test_moves_equal_diffusers(kind: str, alphas, x0_eps) -> None:
     assert (diffusion.ddim_move(kind, x, prediction, there, here) - noisier).abs().max() < 1e-5
 
 
-def test_noise_and_velocity_equal_diffusers(alphas, x0_eps) -> None:
+def test_noise_and_velocity_equal_diffusers(alphas: torch.Tensor, x0_eps: Pair) -> None:
     x0, eps = x0_eps
     scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
     t = torch.tensor([0, 417, 999])
@@ -96,6 +102,6 @@ def test_noise_and_velocity_equal_diffusers(alphas, x0_eps) -> None:
     assert (diffusion.velocity(x0, eps, a, s) - scheduler.get_velocity(x0, eps, t)).abs().max() < 1e-4
 
 
-def test_an_unknown_prediction_type_is_named_with_the_valid_ones(x0_eps) -> None:
+def test_an_unknown_prediction_type_is_named_with_the_valid_ones(x0_eps: Pair) -> None:
     with pytest.raises(ValueError, match=r"'flow'.*epsilon, v_prediction, sample"):
         diffusion.target("flow", *x0_eps, 0.6, 0.8)

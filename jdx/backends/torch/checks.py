@@ -1,0 +1,148 @@
+"""All faults of a training job, found before anything is computed."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from jdx.backends.base import AdapterSpec, LoraSpec, TrainJob
+from jdx.backends.torch.models import Models
+from jdx.backends.torch.snapshots import state_fault
+from jdx.backends.torch.stacked import target_faults
+from jdx.errors import ConfigError, Fault
+
+MOMENTS = "moments.safetensors"
+
+
+def snapshot_folder(out: Path, style: str, step: int) -> Path:
+    """out/STYLE/STEP with at least six digits."""
+    return out / style / f"{step:06d}"
+
+
+def check(job: TrainJob, models: Models, out: Path) -> None:
+    """Raise one ConfigError with every fault of the job."""
+    faults = [*_numbers(job), *_steps(job), *_names(job), *_resume(job)]
+    faults += target_faults(models.unet, [a.unet for a in job.adapters], "unet")
+    faults += target_faults(models.text_encoder, [a.text_encoder for a in job.adapters], "text_encoder")
+    for adapter in job.adapters:
+        faults += [*_adapter(adapter), *_pictures(job, adapter)]
+        for step in job.snapshots:
+            folder = snapshot_folder(out, adapter.style, step)
+            if folder.exists():
+                faults.append(Fault("out", str(folder), "already there, and never overwritten: move it away"))
+    if faults:
+        raise ConfigError(faults, "training job")
+
+
+def _numbers(job: TrainJob) -> Iterator[Fault]:
+    least = {"batch_size": 1, "accumulation": 1, "log_every": 1, "micro_batch": 0, "start_step": 0}
+    for name, low in least.items():
+        if getattr(job, name) < low:
+            yield Fault(name, str(getattr(job, name)), f"must be at least {low}")
+    if not 0 <= job.dropout < 1:
+        yield Fault("dropout", str(job.dropout), "must be in [0, 1)")
+    if not all(0 <= beta < 1 for beta in job.betas):
+        yield Fault("betas", str(job.betas), "both must be in [0, 1)")
+    if not job.eps > 0:
+        yield Fault("eps", str(job.eps), "must be above 0")
+
+
+def _steps(job: TrainJob) -> Iterator[Fault]:
+    if not job.snapshots:
+        yield Fault(
+            "snapshots", "()", "name at least one step count; the last one is the length of the training"
+        )
+    for step in job.snapshots:
+        if step <= job.start_step:
+            yield Fault("snapshots", str(step), f"must come after start_step = {job.start_step}")
+    if job.schedule.name != "constant" and job.schedule_steps < 1:
+        yield Fault(
+            "schedule_steps", str(job.schedule_steps), f"a {job.schedule.name} schedule needs its last step"
+        )
+
+
+def _names(job: TrainJob) -> Iterator[Fault]:
+    if not job.adapters:
+        yield Fault("adapters", "()", "there is nothing to train")
+    for style, count in Counter(adapter.style for adapter in job.adapters).items():
+        if count > 1:
+            yield Fault("adapters", style, f"{count} adapters of one style would write the same folders")
+
+
+def _resume(job: TrainJob) -> Iterator[Fault]:
+    if bool(job.resume) != (job.start_step > 0):
+        yield Fault(
+            "start_step", str(job.start_step), "is above 0 exactly when there are snapshots to resume from"
+        )
+    if not job.resume:
+        return
+    for adapter in job.adapters:
+        folder = job.resume.get(adapter.style)
+        if folder is None:
+            yield Fault(
+                "resume", adapter.style, "all styles of a job resume or none does; this one has no snapshot"
+            )
+        elif (fault := state_fault(folder, job.start_step)) is not None:
+            yield fault
+
+
+def _adapter(adapter: AdapterSpec) -> Iterator[Fault]:
+    of = f"adapter {adapter.style}: "
+    if adapter.unet.rank == 0 and adapter.text_encoder.rank == 0:
+        yield Fault(of + "rank", "0", "one of the two networks needs a rank above 0")
+    networks = {
+        "unet": (adapter.unet, adapter.unet_lr),
+        "text_encoder": (adapter.text_encoder, adapter.text_encoder_lr),
+    }
+    for name, (lora, lr) in networks.items():
+        yield from _lora(of + name, lora)
+        if not (math.isfinite(lr) and lr >= 0):
+            yield Fault(f"{of}{name}_lr", str(lr), "must be a finite number of at least 0")
+    if not (math.isfinite(adapter.weight_decay) and adapter.weight_decay >= 0):
+        yield Fault(of + "weight_decay", str(adapter.weight_decay), "must be a finite number of at least 0")
+    if adapter.max_grad_norm is not None and not adapter.max_grad_norm > 0:
+        yield Fault(
+            of + "max_grad_norm", str(adapter.max_grad_norm), "must be above 0, or null for no clipping"
+        )
+    if not (math.isfinite(adapter.prior_weight) and adapter.prior_weight >= 0):
+        yield Fault(of + "prior_weight", str(adapter.prior_weight), "must be a finite number of at least 0")
+
+
+def _lora(of: str, lora: LoraSpec) -> Iterator[Fault]:
+    if lora.rank < 0:
+        yield Fault(of + ".rank", str(lora.rank), "must be at least 0")
+    if lora.rank > 0 and not (math.isfinite(lora.alpha) and lora.alpha > 0):
+        yield Fault(of + ".alpha", str(lora.alpha), "must be a finite number above 0")
+    if lora.rank > 0 and not lora.targets:
+        yield Fault(of + ".targets", "()", "name at least one module, such as to_q")
+
+
+def _pictures(job: TrainJob, adapter: AdapterSpec) -> Iterator[Fault]:
+    yield from _moments(f"moments of {adapter.style}", job.moments.get(adapter.style), len(adapter.captions))
+    if adapter.prior_weight > 0:
+        folder = job.prior_moments.get(adapter.style)
+        yield from _moments(f"prior_moments of {adapter.style}", folder, len(adapter.prior_captions))
+
+
+def _moments(key: str, folder: Path | None, captions: int) -> Iterator[Fault]:
+    if folder is None:
+        yield Fault(key, "none", "every style needs the folder that encoding wrote for it")
+        return
+    try:
+        with safe_open(folder / MOMENTS, "np") as file:
+            shapes = [tuple(file.get_slice(name).get_shape()) for name in ("mean", "std")]
+    except (OSError, SafetensorError) as error:
+        yield Fault(key, str(folder / MOMENTS), f"cannot be read ({error}); encode the pictures first")
+        return
+    if shapes[0] != shapes[1] or len(shapes[0]) != 5 or 0 in shapes[0]:
+        yield Fault(
+            key, str(shapes), "mean and std must both be (pictures, variants, C, h, w), none of them 0"
+        )
+    elif shapes[0][0] != captions:
+        yield Fault(
+            key, f"{shapes[0][0]} pictures", f"there are {captions} captions; one for each picture is needed"
+        )

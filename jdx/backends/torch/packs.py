@@ -1,0 +1,83 @@
+"""Which styles train in the same pass: alike in structure, and as many as fit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from jdx.backends.base import AdapterSpec, LoraSpec, TrainJob
+from jdx.backends.torch import memory
+from jdx.errors import BackendError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Styles trained together, and the most samples of one style that go into one pass."""
+
+    adapters: tuple[AdapterSpec, ...]
+    most: int
+
+    @property
+    def prior(self) -> bool:
+        """Whether these styles draw class pictures; all of a pack do or none does."""
+        return self.adapters[0].prior_weight > 0
+
+    @property
+    def trains_text(self) -> bool:
+        """Whether these styles adapt the text encoder; all of a pack do or none does."""
+        return self.adapters[0].text_encoder.rank > 0
+
+    def smaller(self, finished: Iterable[str]) -> list[Pack]:
+        """What to try after this pack ran out of memory: half the styles, or half the samples of the last
+        one.
+
+        finished: styles that need no further training (they failed).
+        Raises: BackendError when one sample of one style does not fit.
+        """
+        left = tuple(a for a in self.adapters if a.style not in set(finished))
+        if len(left) > 1:
+            return [Pack(half, self.most) for half in memory.even(left, -(-len(left) // 2))]
+        if left and self.most == 1:
+            raise BackendError(
+                f"style {left[0].style}: one training sample does not fit into the GPU's memory; "
+                "lower train.resolution or the rank, or use a larger GPU"
+            )
+        return [Pack(left, self.most // 2)] if left else []
+
+
+def alike(adapters: Sequence[AdapterSpec]) -> list[tuple[AdapterSpec, ...]]:
+    """Adapters grouped by what a pass over them looks like, in order of first appearance."""
+    groups: dict[tuple[bool, bool], list[AdapterSpec]] = {}
+    for adapter in adapters:
+        groups.setdefault((adapter.prior_weight > 0, adapter.text_encoder.rank > 0), []).append(adapter)
+    return [tuple(group) for group in groups.values()]
+
+
+def plan(
+    job: TrainJob, available: Callable[[], int], need: Callable[[Sequence[AdapterSpec]], memory.Need]
+) -> list[Pack]:
+    """The packs of a job. available: bytes there are; need: what a group takes (not with `micro_batch`)."""
+    packs = []
+    for group in alike(job.adapters):
+        samples = job.batch_size * (2 if group[0].prior_weight > 0 else 1)
+        if job.micro_batch:
+            styles, most = max(1, job.micro_batch // samples), min(job.micro_batch, samples)
+        else:
+            takes = need(group)
+            styles, most = memory.fit(available(), takes, samples)
+            log.info(
+                "a sample takes %.3g GiB, an adapter %.3g GiB", takes.sample / 2**30, takes.adapter / 2**30
+            )
+        packs += [Pack(part, most) for part in memory.even(group, styles)]
+    log.info("training %s styles in packs of %s", len(job.adapters), [len(pack.adapters) for pack in packs])
+    return packs
+
+
+def widest(specs: Iterable[LoraSpec]) -> LoraSpec:
+    """The spec that takes at least the memory of any of these: the highest rank on all of their targets."""
+    used = [spec for spec in specs if spec.rank]
+    targets = dict.fromkeys(target for spec in used for target in spec.targets)
+    return LoraSpec(max((spec.rank for spec in used), default=0), 1.0, tuple(targets))

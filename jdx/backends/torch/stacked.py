@@ -1,0 +1,260 @@
+"""Low-rank adapters of several styles on one frozen network, trained as two batched products per layer.
+
+LoRA (Hu et al. 2021, eq. 3) of style k: y = W x + alpha_k / rank_k · B_k A_k x. A batch is K equal groups,
+group k being rows k·n … k·n + n − 1, and every wrapped layer multiplies group k by style k's own factors.
+Ranks smaller than the widest of a layer are padded with zeros, which stay exactly zero: a padded column of A
+meets a padded row of B, so both gradients are products with zero.
+
+All factors of a network live in one (K, P) buffer, row k being style k, so an optimiser is a few operations
+on it. `Stack.bind` cuts the buffer into the layers' factors inside the autograd graph: the scale and the
+cast to the base's precision happen once for all layers, and the backward pass joins the gradient of the
+whole buffer in one piece.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from jdx import draws
+from jdx.backends.base import LoraSpec
+from jdx.backends.torch.adapters import LoraPair
+from jdx.backends.torch.dropout import KeyedDropout
+from jdx.errors import ConfigError, Fault
+
+
+class StackedLinear(nn.Module):
+    """A frozen linear layer with a low-rank adapter for each of K equal groups of the batch (Hu et al. 2021).
+
+    The factors are plain tensors, not parameters: the network's own parameters and dtype stay the base's.
+    """
+
+    a: Tensor  # (K, d_in, r), in the base's precision
+    b: Tensor  # (K, r, d_out), with alpha / rank multiplied in
+
+    def __init__(self, base: nn.Linear, path: str, dropout: KeyedDropout | None):
+        super().__init__()
+        self.base = base
+        self.salt = int.from_bytes(hashlib.sha256(path.encode()).digest()[:4], "little")
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (K·n, ..., d_in) with any number of middle dimensions; returns (K·n, ..., d_out)."""
+        K = self.a.shape[0]
+        if x.shape[0] % K:
+            raise ValueError(
+                f"a batch of {x.shape[0]} rows is not {K} equal groups, one for each stacked adapter"
+            )
+        y = self.base(x)
+        if self.dropout is not None:
+            x = self.dropout(x, self.salt)
+        down = torch.bmm(x.reshape(K, -1, x.shape[-1]), self.a)
+        return torch.baddbmm(y.reshape(K, -1, y.shape[-1]), down, self.b).view(y.shape)
+
+
+class Slot(NamedTuple):
+    """One wrapped layer: its place in the network and the factors' sizes there."""
+
+    path: str  # canonical, as on disk
+    layer: StackedLinear
+    parent: nn.Module  # the module that held the layer, and under which name
+    name: str
+    rank: int  # padded
+    ranks: tuple[int, ...]  # of each style; 0 = not adapted here
+
+    @property
+    def d_in(self) -> int:
+        return self.layer.base.in_features
+
+    @property
+    def d_out(self) -> int:
+        return self.layer.base.out_features
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whose adapter a row of the stack is: it names the draws of the first A."""
+
+    style: str
+    seed: int
+    spec: LoraSpec
+
+
+class Stack:
+    """The adapters of K styles on one network. `flat` is (K, P): all A of the slots in order, then all B.
+
+    A style's *vector* is its part of a row without the padding, in the order of the network's layers, hence
+    independent of who shares the stack; `vector` and `row` convert.
+    """
+
+    def __init__(
+        self, slots: Sequence[Slot], owners: Sequence[Owner], device: torch.device, base_dtype: torch.dtype
+    ):
+        self.slots, self.owners, self.base_dtype = tuple(slots), tuple(owners), base_dtype
+        self._a_sizes = [s.d_in * s.rank for s in slots]
+        self._b_sizes = [s.rank * s.d_out for s in slots]
+        dtype = torch.float64 if base_dtype == torch.float64 else torch.float32
+        rows = [self.row(k, self._first_vector(k, dtype)) for k in range(len(owners))]
+        self.flat = torch.stack(rows).to(device).requires_grad_()
+        scales = [o.spec.alpha / o.spec.rank if o.spec.rank else 1.0 for o in owners]
+        self.scale = torch.tensor(scales, dtype=dtype, device=device)[:, None]
+        with torch.no_grad():
+            self.bind()
+
+    @property
+    def width(self) -> int:
+        """P, the number of entries of a padded row."""
+        return sum(self._a_sizes) + sum(self._b_sizes)
+
+    def bind(self) -> None:
+        """Give the layers their factors for the next pass; under grad mode, as functions of `flat`."""
+        if not self.slots:
+            return
+        a, b = torch.split(self.flat, [sum(self._a_sizes), sum(self._b_sizes)], dim=1)
+        cut_a = torch.split(a.to(self.base_dtype), self._a_sizes, dim=1)
+        cut_b = torch.split((b * self.scale).to(self.base_dtype), self._b_sizes, dim=1)
+        for slot, a, b in zip(self.slots, cut_a, cut_b, strict=True):
+            slot.layer.a = a.view(-1, slot.d_in, slot.rank)
+            slot.layer.b = b.view(-1, slot.rank, slot.d_out)
+
+    def vector(self, k: int, row: Tensor) -> Tensor:
+        """Style k's entries of a row (P,) without padding: A (d_in, r), B (r, d_out) of layer after layer."""
+        parts = [part.reshape(-1) for _, a, b in self._factors(k, row) for part in (a, b)]
+        return torch.cat(parts) if parts else row.new_zeros(0)
+
+    def row(self, k: int, vector: Tensor) -> Tensor:
+        """The padded row (P,) of style k's vector; the inverse of `vector`.
+
+        Raises: ValueError when the vector has another length than style k's adapter here.
+        """
+        row = vector.new_zeros(self.width)
+        factors = [part for _, a, b in self._factors(k, row) for part in (a, b)]
+        if sum(f.numel() for f in factors) != vector.numel():
+            want = sum(f.numel() for f in factors)
+            raise ValueError(
+                f"style {self.owners[k].style}: {vector.numel()} entries, this adapter has {want}"
+            )
+        for factor, part in zip(factors, torch.split(vector, [f.numel() for f in factors]), strict=True):
+            factor.copy_(part.view(factor.shape))
+        return row
+
+    def pairs(self, k: int, row: Tensor) -> dict[str, LoraPair]:
+        """Style k's adapter at its true rank, by canonical module path."""
+        alpha = self.owners[k].spec.alpha
+        return {
+            path: LoraPair(a.T.contiguous(), b.T.contiguous(), alpha) for path, a, b in self._factors(k, row)
+        }
+
+    def layout(self, k: int) -> str:
+        """A digest of style k's modules and shapes, to tell whether a saved vector fits."""
+        text = "\n".join(f"{s.path} {s.d_in} {s.ranks[k]} {s.d_out}" for s in self.slots if s.ranks[k])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def remove(self) -> None:
+        """Put the frozen layers back; the network is again the very object it was."""
+        for slot in self.slots:
+            setattr(slot.parent, slot.name, slot.layer.base)
+
+    def _factors(self, k: int, row: Tensor) -> Iterable[tuple[str, Tensor, Tensor]]:
+        """Views (path, A (d_in, r), B (r, d_out)) into a row, at style k's true ranks."""
+        a_parts = torch.split(row[: sum(self._a_sizes)], self._a_sizes)
+        b_parts = torch.split(row[sum(self._a_sizes) :], self._b_sizes)
+        for slot, a, b in zip(self.slots, a_parts, b_parts, strict=True):
+            if r := slot.ranks[k]:
+                yield slot.path, a.view(slot.d_in, slot.rank)[:, :r], b.view(slot.rank, slot.d_out)[:r]
+
+    def _first_vector(self, k: int, dtype: torch.dtype) -> Tensor:
+        """A ~ N(0, 1/r) with 1/r the standard deviation, B = 0: PEFT's "gaussian", as in diffusers' scripts.
+
+        Drawn as (r, d_in), so that a smaller rank's numbers are the first rows of a larger one's, times a
+        factor.
+        """
+        parts = []
+        owner = self.owners[k]
+        for slot in self.slots:
+            if r := slot.ranks[k]:
+                A = draws.normal((r, slot.d_in), owner.seed, owner.style, slot.path, "lora")
+                parts += [
+                    (torch.from_numpy(A).to(dtype) / r).T.reshape(-1),
+                    torch.zeros(r * slot.d_out, dtype=dtype),
+                ]
+        return torch.cat(parts) if parts else torch.zeros(0, dtype=dtype)
+
+
+def inject(
+    network: nn.Module,
+    owners: Sequence[Owner],
+    *,
+    rename: Callable[[str], str] = str,
+    dropout: KeyedDropout | None = None,
+) -> Stack:
+    """Wrap the targeted linear layers of a frozen network for K styles; `Stack.remove` undoes it.
+
+    A module is targeted when its path equals a target or ends with "." + target, as PEFT does. Styles may
+    differ in rank, alpha and targets. rename: from a path in memory to the canonical one.
+    Raises: ConfigError naming every target that matches nothing (with the names that would) or no linear
+    layer.
+    """
+    modules = dict(network.named_modules())
+    stacked = [path for path, module in modules.items() if isinstance(module, StackedLinear)]
+    if stacked:
+        raise RuntimeError(
+            f"the network already carries adapters ({stacked[0]}, ...): remove() that stack first"
+        )
+    if faults := target_faults(network, [owner.spec for owner in owners]):
+        raise ConfigError(faults, "LoRA targets")
+    weight = next(network.parameters())
+    slots = []
+    for path, module in modules.items():
+        ranks = tuple(o.spec.rank if _targeted(path, o.spec.targets) else 0 for o in owners)
+        if isinstance(module, nn.Linear) and max(ranks):
+            layer = StackedLinear(module, rename(path), dropout)
+            above, _, name = path.rpartition(".")
+            slots.append(Slot(rename(path), layer, modules[above], name, max(ranks), ranks))
+    stack = Stack(slots, owners, weight.device, weight.dtype)  # may not fit, so before the network changes
+    for slot in slots:
+        setattr(slot.parent, slot.name, slot.layer)
+    return stack
+
+
+def _targeted(path: str, targets: Iterable[str]) -> bool:
+    return any(path == target or path.endswith("." + target) for target in targets)
+
+
+def target_faults(network: nn.Module, specs: Iterable[LoraSpec], name: str = "") -> list[Fault]:
+    """Faults of the targets of specs whose rank is above 0; `name`, the network's, leads their keys."""
+    modules = dict(network.named_modules())
+    targets = dict.fromkeys(target for spec in specs if spec.rank for target in spec.targets)
+    key = f"{name}.targets" if name else "targets"
+    return [fault for target in targets if (fault := _target_fault(key, modules, target)) is not None]
+
+
+def _target_fault(key: str, modules: Mapping[str, nn.Module], target: str) -> Fault | None:
+    hits = [path for path in modules if _targeted(path, [target])]
+    if not hits:
+        return Fault(
+            key, target, f"no module's path ends so; linear layers here: {', '.join(_suffixes(modules))}"
+        )
+    for path in hits:
+        if not isinstance(modules[path], nn.Linear):
+            kind = type(modules[path]).__name__
+            inside = [s for s in _suffixes(modules) if s.startswith(target + ".")]
+            hint = f"; did you mean {', '.join(inside)}?" if inside else ""
+            return Fault(key, target, f"{path} is a {kind}; adapters are for linear layers only{hint}")
+    return None
+
+
+def _suffixes(modules: Mapping[str, nn.Module]) -> list[str]:
+    """Valid targets: the linear layers' last names, with the parent's where the last is only a number."""
+    names = set()
+    for path, module in modules.items():
+        if isinstance(module, nn.Linear):
+            parts = path.split(".")
+            start = max((i for i, part in enumerate(parts) if not part.isdigit()), default=0)
+            names.add(".".join(parts[start:]))
+    return sorted(names)

@@ -1,0 +1,92 @@
+"""One training step: losses and gradients of K styles from their drawn samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from jdx.backends.torch.batches import Pass
+from jdx.backends.torch.dropout import KeyedDropout
+from jdx.backends.torch.models import Models
+from jdx.backends.torch.stacked import Stack
+from jdx.methods import diffusion
+
+CAPTIONS_AT_ONCE = 64
+
+
+class Captions:
+    """The text states of all distinct captions, by row.
+
+    When no adapter changes the text encoder they are computed once; otherwise token ids are kept and the
+    states are computed in every pass, through the stacked adapters.
+    """
+
+    def __init__(self, models: Models, texts: Sequence[str], *, trained: bool):
+        cuts = range(0, len(texts), CAPTIONS_AT_ONCE)
+        make = models.tokenise if trained else models.embed
+        self._table = torch.cat([make(texts[i : i + CAPTIONS_AT_ONCE]) for i in cuts])
+        self._encoder = models.text_encoder if trained else None
+
+    def states(self, rows: Tensor) -> Tensor:
+        """Text states (N, L, D) of the captions in these rows (N,)."""
+        found: Tensor = self._table[rows]
+        if self._encoder is None:
+            return found
+        return cast(Tensor, self._encoder(found)[0])
+
+
+def losses_of(models: Models, captions: Captions, drawn: Pass) -> Tensor:
+    """Each style's share of its loss in this pass, (K,): weighted mean squares (Ho et al. 2020, eq. 14).
+
+    The network runs in the base's precision; noising, target and error are in the pass's own (float32 or
+    float64). The prior's samples carry their weight, so the sum over a step's passes is L_instance + w ·
+    L_prior (DreamBooth, Ruiz et al. 2023, eq. 2).
+    """
+    d = drawn
+    x_t = diffusion.add_noise(d.latents, d.noise, d.a, d.s)
+    goal = diffusion.target(models.prediction_type, d.latents, d.noise, d.a, d.s)
+    states = captions.states(d.captions)
+    answer = models.unet(x_t.to(models.dtype), d.t, encoder_hidden_states=states, return_dict=False)[0]
+    errors: Tensor = (answer.to(goal.dtype) - goal).square().mean(dim=(1, 2, 3))
+    return (errors.view_as(d.weights) * d.weights).sum(dim=1)
+
+
+@dataclass(frozen=True)
+class Step:
+    """Gradients of a step over its passes; the total is a sum over styles, so each gets its own gradient."""
+
+    models: Models
+    captions: Captions
+    stacks: Mapping[str, Stack]
+    dropout: KeyedDropout | None = None
+
+    def __call__(self, passes: Sequence[Pass]) -> tuple[dict[str, Tensor], Tensor]:
+        """({network: gradient (K, P)}, losses (K,)) of the passes together."""
+        total: tuple[Tensor, ...] | None = None
+        losses = torch.zeros((), device=self.models.device)
+        for drawn in passes:
+            grads, part = self._one(drawn.to(self.models.device))
+            total = (
+                grads
+                if total is None
+                else tuple(old.add_(new) for old, new in zip(total, grads, strict=True))
+            )
+            losses = losses + part
+        assert total is not None, "a step has at least one pass"
+        return dict(zip(self.stacks, total, strict=True)), losses
+
+    def _one(self, drawn: Pass) -> tuple[tuple[Tensor, ...], Tensor]:
+        if self.dropout is not None:
+            self.dropout.keys = drawn.keys
+        with torch.enable_grad():
+            for stack in self.stacks.values():
+                stack.bind()
+            losses = losses_of(self.models, self.captions, drawn)
+            grads: tuple[Tensor, ...] = torch.autograd.grad(
+                losses.sum(), [stack.flat for stack in self.stacks.values()]
+            )
+        return grads, losses.detach()

@@ -1,0 +1,246 @@
+"""Training of all styles' adapters on one frozen base, pack by pack, with snapshots and exact restarts."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from jdx.backends.base import OnLosses, OnSnapshot, TrainJob, TrainOutcome
+from jdx.backends.torch import memory, packs, snapshots
+from jdx.backends.torch.adamw import StackedAdamW
+from jdx.backends.torch.adapters import Adapter, LoraPair
+from jdx.backends.torch.batches import Drawer, drawn_ahead, plan_passes
+from jdx.backends.torch.checks import check, snapshot_folder
+from jdx.backends.torch.dropout import KeyedDropout
+from jdx.backends.torch.models import Models
+from jdx.backends.torch.packs import Pack
+from jdx.backends.torch.preparation import (
+    injected,
+    knobs_of,
+    measure,
+    noising_of,
+    read_sources,
+    restore,
+    trained,
+)
+from jdx.backends.torch.snapshots import AdapterState, LossLog
+from jdx.backends.torch.step import Captions, Step
+from jdx.methods.schedule import lr_factor
+from jdx.progress import Progress, Task
+
+log = logging.getLogger(__name__)
+
+
+def train(
+    job: TrainJob, models: Models, out: Path, progress: Progress, on_snapshot: OnSnapshot, on_losses: OnLosses
+) -> TrainOutcome:
+    """Train every adapter of the job to its last snapshot (see `Backend.train`).
+
+    Styles train in packs of as many as fit; the results do not depend on the packs beyond rounding. A pack
+    that runs out of GPU memory is halved and goes on from its last snapshot. A style whose numbers leave
+    the finite ones stops alone and is reported in the outcome.
+    Raises: ConfigError with all faults of the job; BackendError when not even one sample fits.
+    """
+    check(job, models, out)
+    began = time.monotonic()
+    total = (max(job.snapshots) - job.start_step) * len(job.adapters)
+    with progress.task("training", total) as task:
+        session = Session(job, models, out, on_snapshot, on_losses, task)
+        session.run()
+    return TrainOutcome(session.failed, time.monotonic() - began)
+
+
+@dataclass
+class Session:
+    """What outlives a pack: states at the last snapshots, failures, and how far each style was counted."""
+
+    job: TrainJob
+    models: Models
+    out: Path
+    on_snapshot: OnSnapshot
+    on_losses: OnLosses
+    task: Task
+    states: dict[str, AdapterState] = field(default_factory=dict)
+    failed: dict[str, tuple[int, str]] = field(default_factory=dict)
+    counted: dict[str, int] = field(default_factory=dict)
+
+    def run(self) -> None:
+        device = self.models.device
+        queue = deque(
+            packs.plan(
+                self.job, lambda: memory.budget(device), lambda group: measure(self.job, self.models, group)
+            )
+        )
+        while queue:
+            pack = queue.popleft()
+            if not self._attempt(pack):
+                gc.collect()
+                torch.cuda.empty_cache()
+                queue.extendleft(reversed(pack.smaller(self.failed)))
+
+    def _attempt(self, pack: Pack) -> bool:
+        """Train a pack; False when the GPU's memory did not suffice."""
+        try:
+            with PackRun.opened(self, pack) as run:
+                run.go()
+            for style in run.styles:
+                self.states.pop(style, None)  # not needed again, and large
+        except torch.cuda.OutOfMemoryError as error:
+            styles = ", ".join(adapter.style for adapter in pack.adapters)
+            log.warning(
+                "out of GPU memory on styles %s (%d samples a pass): halving; %s", styles, pack.most, error
+            )
+            return False
+        return True
+
+    def state(self, style: str) -> AdapterState | None:
+        """Where a style continues: its last snapshot of this session, or the one to resume, or None."""
+        if style not in self.states and style in self.job.resume:
+            self.states[style] = snapshots.load(self.job.resume[style], self.job.start_step)
+        return self.states.get(style)
+
+    def count(self, styles: Sequence[str], done: int, loss: float | None) -> None:
+        """Advance the display by the styles that reach step `done` for the first time."""
+        fresh = [style for style in styles if self.counted.get(style, self.job.start_step) < done]
+        self.counted.update(dict.fromkeys(fresh, done))
+        if fresh:
+            self.task.advance(len(fresh), **({} if loss is None else {"loss": loss}))
+
+
+@dataclass
+class PackRun:
+    """One pack in training. Row k of every tensor is the k-th adapter of the pack."""
+
+    session: Session
+    pack: Pack
+    step: Step
+    optimiser: StackedAdamW
+    drawer: Drawer
+    logs: list[LossLog]
+    sums: Tensor  # (2, K) float64: summed losses and steps of the unfinished window
+    shown: float | None = None
+
+    @staticmethod
+    @contextmanager
+    def opened(session: Session, pack: Pack) -> Iterator[PackRun]:
+        """The pack, its adapters in the networks and restored; the networks are put back at the end."""
+        job, models = session.job, session.models
+        texts, sources = read_sources(job, pack.adapters)
+        dropout = KeyedDropout(job.dropout) if job.dropout else None
+        with injected(models, pack.adapters, dropout) as stacks:
+            step = Step(models, Captions(models, texts, trained=pack.trains_text), stacks, dropout)
+            optimiser = StackedAdamW(
+                {name: s.flat for name, s in stacks.items()}, knobs_of(job, pack.adapters, stacks)
+            )
+            plan = plan_passes(job.batch_size, job.accumulation, prior=pack.prior, most=pack.most)
+            drawer = Drawer(sources, plan, noising_of(models), pin=models.device.type == "cuda")
+            logs = [
+                restore(session.state(a.style), k, stacks, optimiser) for k, a in enumerate(pack.adapters)
+            ]
+            sums = torch.tensor([[x.pending for x in logs], [x.count for x in logs]], dtype=torch.float64)
+            yield PackRun(session, pack, step, optimiser, drawer, logs, sums.to(models.device))
+
+    @property
+    def styles(self) -> list[str]:
+        return [adapter.style for adapter in self.pack.adapters]
+
+    def go(self) -> None:
+        """From the restored step to the last snapshot, or until every style has failed."""
+        job, end = self.session.job, max(self.session.job.snapshots)
+        with drawn_ahead(self.drawer, self.optimiser.steps, end) as ahead:
+            for passes in ahead:
+                factor = lr_factor(job.schedule, job.schedule_steps, self.optimiser.steps)
+                grads, losses = self.step(passes)
+                alive = self.optimiser.step(grads, losses, factor)
+                self.sums += torch.stack([torch.where(alive, losses, 0.0), alive.to(losses.dtype)])
+                done = self.optimiser.steps
+                if (done % job.log_every == 0 or done in job.snapshots) and not self._report(done, end):
+                    break
+                self.session.count(self.styles, done, self.shown)
+
+    def _report(self, done: int, end: int) -> bool:
+        """Losses, failures and snapshots after step `done`, in one wait; False when all styles have died."""
+        sums, counts, died_at, by_loss = self._gather()
+        for k, style in enumerate(self.styles):
+            if died_at[k] and style not in self.session.failed:
+                self._fail(k, int(died_at[k]), "loss" if by_loss[k] else "gradient")
+        means = {style: sums[k] / counts[k] for k, style in enumerate(self.styles) if counts[k]}
+        if means:
+            self.shown = math.fsum(means.values()) / len(means)
+        closes = done % self.session.job.log_every == 0
+        if means and (closes or done == end):
+            self.session.on_losses(done, means)
+        for k, style in enumerate(self.styles):
+            rows = self.logs[k].rows
+            if closes and counts[k]:
+                self.logs[k] = LossLog((*rows, (done, means[style])))
+            else:
+                self.logs[k] = LossLog(rows, sums[k], int(counts[k]))
+        if closes:
+            self.sums.zero_()
+        if done in self.session.job.snapshots:
+            self._snapshot(done)
+        return any(style not in self.session.failed for style in self.styles)
+
+    def _gather(self) -> tuple[list[float], ...]:
+        fate = torch.stack([self.optimiser.died_at, self.optimiser.loss_died])
+        return tuple(torch.cat([self.sums, fate.to(self.sums.dtype)]).tolist())
+
+    def _fail(self, k: int, step: int, what: str) -> None:
+        style = self.styles[k]
+        self.session.failed[style] = (
+            step,
+            f"its {what} left the finite numbers; a lower learning rate may help",
+        )
+        log.warning("style %s stopped at step %d: %s", style, *self.session.failed[style])
+
+    def _snapshot(self, done: int) -> None:
+        rows: dict[str, Tensor] = {}
+        for name, stack in self.step.stacks.items():
+            moments = self.optimiser.moments[name]
+            rows |= {f"{name}.param": stack.flat.detach(), f"{name}.m": moments.m, f"{name}.v": moments.v}
+        rows = {name: row.cpu() for name, row in rows.items()}
+        for k, style in enumerate(self.styles):
+            if style not in self.session.failed:
+                self._publish(k, done, {name: row[k] for name, row in rows.items()})
+
+    def _publish(self, k: int, done: int, rows: dict[str, Tensor]) -> None:
+        """Write the snapshot of adapter k from its rows on the CPU, and hand it over."""
+        if not all(row.isfinite().all() for row in rows.values()):
+            self.optimiser.died_at[k] = done
+            return self._fail(k, done, "parameters")
+        style, layout = self.styles[k], {}
+        vectors: dict[str, Tensor] = {}
+        pairs: dict[str, dict[str, LoraPair]] = {}
+        for name, stack in trained(self.step.stacks, k).items():
+            layout[name] = stack.layout(k)
+            vectors |= {
+                f"{name}.{key}": stack.vector(k, rows[f"{name}.{key}"]) for key in ("param", "m", "v")
+            }
+            pairs[name] = stack.pairs(k, rows[f"{name}.param"].float())
+        state = AdapterState(done, vectors, layout, self.logs[k])
+        adapter = Adapter(**pairs, metadata=self._metadata(k, done))
+        folder = snapshot_folder(self.session.out, style, done)
+        snapshots.save(folder, adapter, state)
+        self.session.states[style] = state
+        self.session.on_snapshot(style, done, folder)
+        return None
+
+    def _metadata(self, k: int, done: int) -> dict[str, str | int]:
+        adapter = self.pack.adapters[k]
+        return {
+            "base_model": self.session.models.spec.path,
+            "style": adapter.style,
+            "step": done,
+            "seed": adapter.seed,
+        }

@@ -1,0 +1,320 @@
+"""Training: equal to the usual tools, whatever the company, the packs, the micro-batches and the restarts."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from jdx.backends.base import AdapterSpec, LoraSpec, ModelSpec, ScheduleSpec
+from jdx.backends.torch import packs
+from jdx.backends.torch.models import Models, load
+from jdx.backends.torch.stacked import StackedLinear
+from jdx.errors import BackendError, ConfigError
+from tests.jdx.backends.train_jobs import (
+    ATTENTION,
+    NONE,
+    THREE,
+    Moments,
+    Reference,
+    Result,
+    largest_gap,
+    make_job,
+    run,
+    same,
+    with_prior,
+    with_text,
+)
+
+
+@pytest.fixture(scope="module")
+def models(tiny_sd: Path) -> Models:
+    return load(ModelSpec(str(tiny_sd)), "cpu", torch.float64)
+
+
+@pytest.fixture(scope="module")
+def moments(tmp_path_factory: pytest.TempPathFactory) -> Moments:
+    return Moments(tmp_path_factory.mktemp("moments"))
+
+
+@pytest.fixture(autouse=True)
+def networks_are_put_back(models: Models) -> Iterator[None]:
+    yield
+    for network in (models.unet, models.text_encoder):
+        assert not any(isinstance(module, StackedLinear) for module in network.modules())
+        assert not any(p.requires_grad or p.grad is not None for p in network.parameters())
+
+
+def values(result: Result, style: str) -> list[float]:
+    """The losses reported for a style, without their steps."""
+    return [mean for _, mean in result.losses[style]]
+
+
+REFERENCES: dict[str, tuple[AdapterSpec, dict[str, Any]]] = {
+    "unet": (THREE[1], {}),
+    "everything": (
+        with_text(with_prior(replace(THREE[0], max_grad_norm=0.02))),
+        {
+            "batch_size": 2,
+            "accumulation": 2,
+            "schedule": ScheduleSpec("cosine", warmup_steps=2),
+            "schedule_steps": 6,
+            "betas": (0.8, 0.99),
+            "eps": 1e-6,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFERENCES)
+def test_equals_peft_diffusers_and_torch_on_the_same_draws(
+    case: str, models: Models, moments: Moments, tmp_path: Path
+) -> None:
+    adapter, settings = REFERENCES[case]
+    job = make_job(moments, models, adapter, log_every=1, **settings)
+    ours = run(job, models, tmp_path)
+    reference = Reference(job, adapter, models)
+    losses = [reference.step(step) for step in range(4)]
+    assert values(ours, adapter.style) == pytest.approx(losses, rel=1e-10)
+    theirs = reference.weights()
+    # Published weights are float32: half a unit in the last place of the largest is 2e-8.
+    assert largest_gap(ours.weights(adapter.style), theirs) < 1e-7
+    moved = max(p.abs().max().item() for name, p in theirs.items() if "lora_B" in name)
+    assert moved > 1e-4
+
+
+def test_epsilon_models_learn_the_noise(tiny_sd_eps: Path, moments: Moments, tmp_path: Path) -> None:
+    models = load(ModelSpec(str(tiny_sd_eps)), "cpu", torch.float64)
+    job = make_job(moments, models, THREE[0], snapshots=(1,))
+    want = Reference(job, THREE[0], models).step(0)
+    assert values(run(job, models, tmp_path), "00") == pytest.approx([want], rel=1e-10)
+
+
+@pytest.fixture(scope="module")
+def together(models: Models, moments: Moments, tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """Three adapters of mixed rank, alpha, targets, rate, decay and clipping in one stack."""
+    return run(make_job(moments, models, *THREE, batch_size=2), models, tmp_path_factory.mktemp("together"))
+
+
+def test_stacked_equals_separate(together: Result, models: Models, moments: Moments, tmp_path: Path) -> None:
+    for adapter in THREE:
+        alone = run(make_job(moments, models, adapter, batch_size=2), models, tmp_path / adapter.style)
+        assert largest_gap(alone.tensors(adapter.style), together.tensors(adapter.style)) < 1e-10
+        want = values(together, adapter.style)
+        assert values(alone, adapter.style) == pytest.approx(want, rel=1e-10)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"order": [2, 0, 1]},
+        {"micro_batch": 1},
+        {"micro_batch": 4},  # two packs
+        {"batch_size": 1, "accumulation": 2},
+        {"snapshots": (1, 4)},
+    ],
+    ids=str,
+)
+def test_order_packs_passes_and_snapshots_change_nothing(
+    changed: dict[str, Any], together: Result, models: Models, moments: Moments, tmp_path: Path
+) -> None:
+    settings = {"batch_size": 2, **changed}
+    adapters = [THREE[k] for k in settings.pop("order", [0, 1, 2])]
+    other = run(make_job(moments, models, *adapters, **settings), models, tmp_path)
+    for adapter in THREE:
+        assert largest_gap(other.tensors(adapter.style), together.tensors(adapter.style)) < 1e-10
+
+
+def test_styles_of_different_structure_share_a_job(models: Models, moments: Moments, tmp_path: Path) -> None:
+    mixed = (
+        THREE[0],
+        with_prior(THREE[1]),
+        with_text(with_prior(THREE[2])),
+        replace(with_text(THREE[0]), style="07"),
+    )
+    both = run(make_job(moments, models, *mixed, snapshots=(2,)), models, tmp_path / "both")
+    for adapter in mixed:
+        alone = run(make_job(moments, models, adapter, snapshots=(2,)), models, tmp_path / adapter.style)
+        assert largest_gap(alone.tensors(adapter.style, 2), both.tensors(adapter.style, 2)) < 1e-10
+
+
+def test_text_encoder_adapters_of_mixed_rank(models: Models, moments: Moments, tmp_path: Path) -> None:
+    only_text = replace(with_text(THREE[2], 5), unet=NONE)
+    both = run(make_job(moments, models, with_text(THREE[0]), only_text), models, tmp_path / "both")
+    assert all(name.startswith("text_encoder.text_model.encoder.layers.") for name in both.weights("11"))
+    alone = run(make_job(moments, models, only_text), models, tmp_path / "alone")
+    assert largest_gap(alone.tensors("11"), both.tensors("11")) < 1e-10
+
+
+def test_prior_of_weight_zero_draws_no_class_pictures(
+    together: Result, models: Models, moments: Moments, tmp_path: Path
+) -> None:
+    silent = [with_prior(adapter, 0.0) for adapter in THREE]
+    assert same(
+        run(make_job(moments, models, *silent, batch_size=2), models, tmp_path).tensors("05"),
+        together.tensors("05"),
+    )
+
+
+def test_a_style_that_explodes_leaves_the_others_bit_identical(
+    together: Result, models: Models, moments: Moments, tmp_path: Path
+) -> None:
+    wild = replace(THREE[1], unet_lr=1e200, max_grad_norm=None)
+    result = run(make_job(moments, models, THREE[0], wild, THREE[2], batch_size=2), models, tmp_path)
+    assert set(result.outcome.failed) == {"05"}
+    step, reason = result.outcome.failed["05"]
+    assert step == 2
+    assert "loss left the finite numbers" in reason
+    assert {style for style, _ in result.folders} == {"00", "11"}
+    for style in ("00", "11"):
+        assert same(result.tensors(style), together.tensors(style))
+        assert result.losses[style] == together.losses[style]
+    assert len(result.losses["05"]) == 1  # the mean of its finite steps only
+    assert math.isfinite(result.losses["05"][0][1])
+
+
+def test_training_ends_early_when_every_style_is_dead(
+    models: Models, moments: Moments, tmp_path: Path
+) -> None:
+    wild = replace(THREE[0], unet_lr=1e200)
+    result = run(make_job(moments, models, wild, snapshots=(2, 100_000)), models, tmp_path)
+    assert result.outcome.failed["00"][0] == 2
+    assert not result.folders
+
+
+@pytest.mark.parametrize("log_every", [2, 3])
+def test_resume_equals_straight_through_bit_for_bit(
+    log_every: int, models: Models, moments: Moments, tmp_path: Path
+) -> None:
+    adapters = [with_text(with_prior(adapter)) for adapter in THREE[:2]]
+    settings = {"log_every": log_every, "schedule": ScheduleSpec("linear", 1), "schedule_steps": 9}
+    whole = run(make_job(moments, models, *adapters, **settings, snapshots=(5,)), models, tmp_path / "whole")
+    first = run(make_job(moments, models, *adapters, **settings, snapshots=(2,)), models, tmp_path / "first")
+    resume = {style: folder for (style, _), folder in first.folders.items()}
+    job = make_job(moments, models, *adapters, **settings, snapshots=(5,), resume=resume, start_step=2)
+    second = run(job, models, tmp_path / "second")
+    for adapter in adapters:
+        straight, resumed = (r.folders[adapter.style, 5] for r in (whole, second))
+        for file in ("pytorch_lora_weights.safetensors", "state.safetensors", "losses.csv"):
+            assert (straight / file).read_bytes() == (resumed / file).read_bytes(), file
+
+
+def test_losses_are_the_means_of_the_windows(models: Models, moments: Moments, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"snapshots": (5,)}
+    each = run(make_job(moments, models, THREE[0], **settings, log_every=1), models, tmp_path / "each")
+    pairs = run(make_job(moments, models, THREE[0], **settings, log_every=2), models, tmp_path / "pairs")
+    a, b, c, d, e = values(each, "00")
+    assert [step for step, _ in pairs.losses["00"]] == [2, 4, 5]
+    assert values(pairs, "00") == pytest.approx([(a + b) / 2, (c + d) / 2, e])
+    with (pairs.folders["00", 5] / "losses.csv").open(newline="") as file:
+        rows = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
+    assert rows == pairs.losses["00"]
+
+
+@pytest.mark.parametrize("limit", [5, 1])
+def test_out_of_memory_halves_the_pack_and_changes_nothing(
+    limit: int,
+    together: Result,
+    models: Models,
+    moments: Moments,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    forward, calls = models.unet.forward, []
+
+    def small(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        calls.append(len(x))
+        if len(x) > limit and len(calls) > 3:  # full at first, then another program takes memory
+            raise torch.cuda.OutOfMemoryError("simulated")
+        return forward(x, *args, **kwargs)
+
+    monkeypatch.setattr(models.unet, "forward", small)
+    result = run(make_job(moments, models, *THREE, batch_size=2, snapshots=(2, 4)), models, tmp_path)
+    assert "out of GPU memory on styles 00, 05, 11" in caplog.text
+    assert max(calls[4:]) <= 6
+    assert len(result.folders) == 6  # the snapshots before the accident are not handed over again
+    for adapter in THREE:
+        assert largest_gap(result.tensors(adapter.style), together.tensors(adapter.style)) < 1e-10
+        rows = (result.folders[adapter.style, 4] / "losses.csv").read_text().splitlines()
+        assert [row.split(",")[0] for row in rows] == ["step", "2", "4"]
+
+
+def test_not_even_one_sample_fitting_is_an_error_that_says_so() -> None:
+    with pytest.raises(BackendError, match="style 00: one training sample does not fit"):
+        packs.Pack(THREE[:1], 1).smaller([])
+
+
+def test_bfloat16_base(tiny_sd: Path, moments: Moments, tmp_path: Path) -> None:
+    losses = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        models = load(ModelSpec(str(tiny_sd)), "cpu", dtype)
+        result = run(
+            make_job(moments, models, *map(with_text, THREE), log_every=4), models, tmp_path / str(dtype)
+        )
+        assert not result.outcome.failed
+        assert {t.dtype for name, t in result.tensors("00").items() if name != "loss_window"} == {
+            torch.float32
+        }
+        losses[dtype] = [mean for style in ("00", "05", "11") for mean in values(result, style)]
+    assert losses[torch.bfloat16] == pytest.approx(losses[torch.float32], rel=0.02)
+
+
+def test_dropout_changes_the_result_but_not_with_the_company(
+    together: Result, models: Models, moments: Moments, tmp_path: Path
+) -> None:
+    settings = {"batch_size": 2, "dropout": 0.3}
+    dropped = run(make_job(moments, models, *THREE, **settings), models, tmp_path / "all")
+    alone = run(make_job(moments, models, THREE[2], **settings, micro_batch=1), models, tmp_path / "alone")
+    assert largest_gap(dropped.tensors("11"), together.tensors("11")) > 1e-5
+    assert largest_gap(dropped.tensors("11"), alone.tensors("11")) < 1e-10
+
+
+def test_a_callback_may_move_the_folder_and_may_stop_the_training(
+    models: Models, moments: Moments, tmp_path: Path
+) -> None:
+    def move_then_stop(style: str, step: int, folder: Path) -> None:
+        folder.rename(tmp_path / f"{style} {step}")
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(
+            make_job(moments, models, THREE[0], snapshots=(1, 2, 9)), models, tmp_path / "out", move_then_stop
+        )
+    assert {p.name for p in tmp_path.glob("00 *")} == {"00 1", "00 2"}
+    assert not list((tmp_path / "out" / "00").iterdir())
+
+
+def test_all_faults_of_a_job_are_reported_together(models: Models, moments: Moments, tmp_path: Path) -> None:
+    bad = AdapterSpec(
+        "00", ("one",), 0, LoraSpec(2, math.nan, ("to_x", *ATTENTION)), NONE, -1.0, 0.0, math.inf, 0.0
+    )
+    unknown = AdapterSpec("77", ("one",), 0, NONE, NONE, 0.0, 0.0, prior_weight=1.0)
+    (tmp_path / "00" / "000009").mkdir(parents=True)
+    job = make_job(moments, models, bad, snapshots=(9,), batch_size=0, dropout=1.0, start_step=3)
+    job = replace(job, adapters=(bad, unknown), schedule=ScheduleSpec("cosine"), eps=0.0, betas=(0.9, 1.0))
+    with pytest.raises(ConfigError) as caught:
+        run(job, models, tmp_path)
+    keys = {fault.key for fault in caught.value.faults}
+    assert keys == {
+        *("batch_size", "dropout", "betas", "eps", "start_step", "schedule_steps", "unet.targets", "out"),
+        *(f"adapter 00: {name}" for name in ("unet.alpha", "unet_lr", "weight_decay", "max_grad_norm")),
+        *("moments of 00", "adapter 77: rank", "moments of 77", "prior_moments of 77"),
+    }
+
+
+def test_a_snapshot_of_another_shape_is_not_resumed(models: Models, moments: Moments, tmp_path: Path) -> None:
+    first = run(make_job(moments, models, THREE[0], snapshots=(1,)), models, tmp_path / "first")
+    resume = {"00": first.folders["00", 1]}
+    other = replace(THREE[0], unet=LoraSpec(3, 4.0, ATTENTION))
+    with pytest.raises(ConfigError, match="ranks, targets or base model differ"):
+        run(make_job(moments, models, other, resume=resume, start_step=1), models, tmp_path / "second")
+    with pytest.raises(ConfigError, match="was written at step 1, not at start_step = 2"):
+        run(make_job(moments, models, THREE[0], resume=resume, start_step=2), models, tmp_path / "third")

@@ -1,0 +1,220 @@
+"""Small training jobs, and one adapter's training written with PEFT, diffusers and PyTorch alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler
+from diffusers.optimization import get_scheduler
+from peft import LoraConfig
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from jdx import draws
+from jdx.backends.base import AdapterSpec, LoraSpec, TrainJob, TrainOutcome
+from jdx.backends.torch.models import Models
+from jdx.backends.torch.training import train
+from jdx.progress import NullProgress
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+TEXT = ("q_proj", "v_proj", "fc1")
+NONE = LoraSpec(0, 1.0, ())
+PICTURES, VARIANTS, SIZE = 3, 2, 8
+
+THREE = (
+    AdapterSpec("00", ("a cat", "a dog", "an owl"), 1, LoraSpec(2, 4.0, ATTENTION), NONE, 2e-3, 0.0),
+    AdapterSpec(
+        "05", ("a cat", "a hat", "a cup"), 2, LoraSpec(4, 4.0, ATTENTION), NONE, 1e-3, 0.0, 0.1, 0.05
+    ),
+    AdapterSpec("11", ("a pen", "a pot", "an ant"), 1, LoraSpec(3, 1.0, ("to_q", "to_v")), NONE, 4e-3, 0.0),
+)
+
+
+def with_prior(adapter: AdapterSpec, weight: float = 0.7) -> AdapterSpec:
+    return replace(adapter, prior_captions=("a thing",) * 2, prior_weight=weight)
+
+
+def with_text(adapter: AdapterSpec, rank: int = 2) -> AdapterSpec:
+    return replace(adapter, text_encoder=LoraSpec(rank, 3.0, TEXT), text_encoder_lr=3e-3)
+
+
+def write_moments(folder: Path, name: str, pictures: int) -> Path:
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng([ord(letter) for letter in name])
+    shape = (pictures, VARIANTS, 4, SIZE, SIZE)
+    mean = (rng.normal(size=shape) * 4).astype(np.float32)
+    std = (np.abs(rng.normal(size=shape)) * 0.2).astype(np.float32)
+    save_file({"mean": mean, "std": std}, folder / "moments.safetensors")
+    return folder
+
+
+@dataclass
+class Moments:
+    """Random moments of any style, made once."""
+
+    root: Path
+    known: dict[str, Path] = field(default_factory=dict)
+
+    def of(self, style: str, pictures: int = PICTURES) -> Path:
+        if style not in self.known:
+            self.known[style] = write_moments(self.root / style, style, pictures)
+        return self.known[style]
+
+
+def make_job(moments: Moments, models: Models, *adapters: AdapterSpec, **settings: Any) -> TrainJob:
+    priors = {a.style: moments.of(f"prior {a.style}", 2) for a in adapters if a.prior_weight}
+    return TrainJob(
+        models.spec,
+        adapters,
+        {a.style: moments.of(a.style) for a in adapters},
+        prior_moments=priors,
+        **{"snapshots": (4,), "log_every": 2, **settings},
+    )
+
+
+@dataclass
+class Result:
+    """What one call of `train` produced."""
+
+    outcome: TrainOutcome
+    folders: dict[tuple[str, int], Path] = field(default_factory=dict)
+    losses: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+
+    def tensors(self, style: str, step: int = 4) -> dict[str, Tensor]:
+        with safe_open(self.folders[style, step] / "state.safetensors", "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+
+    def weights(self, style: str, step: int = 4) -> dict[str, Tensor]:
+        with safe_open(self.folders[style, step] / "pytorch_lora_weights.safetensors", "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+
+
+def run(
+    job: TrainJob, models: Models, out: Path, on_snapshot: Callable[[str, int, Path], None] | None = None
+) -> Result:
+    result = Result(TrainOutcome({}, 0.0))
+
+    def snapshot(style: str, step: int, folder: Path) -> None:
+        result.folders[style, step] = folder
+        if on_snapshot is not None:
+            on_snapshot(style, step, folder)
+
+    def losses(step: int, means: Mapping[str, float]) -> None:
+        for style, mean in means.items():
+            result.losses.setdefault(style, []).append((step, mean))
+
+    result.outcome = train(job, models, out, NullProgress(), snapshot, losses)
+    return result
+
+
+def largest_gap(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max((a[name] - b[name]).abs().max().item() for name in a)
+
+
+def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+class Reference:
+    """One adapter trained as diffusers' DreamBooth LoRA script does, on the same draws: PEFT layers,
+    DDPMScheduler's noise and velocity, one backward pass over the whole batch, torch's clipping and AdamW,
+    `get_scheduler`.
+    """
+
+    def __init__(self, job: TrainJob, adapter: AdapterSpec, models: Models):
+        self.job, self.adapter, self.models = job, adapter, models
+        self.unet, self.text = copy.deepcopy(models.unet), copy.deepcopy(models.text_encoder)
+        self.scheduler = DDPMScheduler.from_config(models.scheduler_config)
+        self.scheduler.alphas_cumprod = models.alphas_cumprod.clone()  # float64, as the job's
+        groups: list[dict[str, Any]] = [
+            {"params": self._adapt(network, spec, prefix), "lr": lr}
+            for network, spec, lr, prefix in (
+                (self.unet, adapter.unet, adapter.unet_lr, ""),
+                (self.text, adapter.text_encoder, adapter.text_encoder_lr, "text_model."),
+            )
+        ]
+        self.params = [p for group in groups for p in group["params"]]
+        self.optimiser = torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            betas=job.betas,
+            eps=job.eps,
+            weight_decay=adapter.weight_decay,
+        )
+        warm = job.schedule.warmup_steps
+        name = "constant_with_warmup" if job.schedule.name == "constant" and warm else job.schedule.name
+        self.rate = get_scheduler(
+            name, self.optimiser, num_warmup_steps=warm, num_training_steps=job.schedule_steps
+        )
+
+    def _adapt(self, network: Any, spec: LoraSpec, prefix: str) -> list[Tensor]:
+        if not spec.rank:
+            return []
+        config = LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules=list(spec.targets))
+        network.add_adapter(config)
+        for path, module in network.named_modules():
+            if hasattr(module, "lora_A"):
+                A = module.lora_A["default"].weight
+                owner = (self.adapter.seed, self.adapter.style)
+                first = draws.normal(tuple(A.shape), *owner, prefix + path, "lora")
+                A.data = torch.from_numpy(first).to(A.dtype) / spec.rank
+                module.lora_B["default"].weight.data.zero_()
+        params = [p for name, p in network.named_parameters() if "lora_" in name]
+        for p in params:
+            p.data = p.data.to(self.models.dtype)
+        return params
+
+    def _half(self, step: int, prior: bool) -> Tensor:
+        """Mean squared error over the instance or the class samples of a step."""
+        a, n = self.adapter, self.job.batch_size * self.job.accumulation
+        kind, who = "prior " if prior else "", (a.seed, a.style)
+        folder = (self.job.prior_moments if prior else self.job.moments)[a.style]
+        with safe_open(folder / "moments.safetensors", "pt") as file:
+            mean, std = file.get_tensor("mean").double(), file.get_tensor("std").double()
+        captions = a.prior_captions if prior else a.captions
+        latents, noise, times, texts = [], [], [], []
+        for i in range(n):
+            name = (*who, step, i)
+            ref = draws.visit(len(captions), step * n + i, *who, kind + "order")
+            view = draws.integer(VARIANTS, *name, kind + "view")
+            blur = torch.from_numpy(draws.normal((4, SIZE, SIZE), *name, kind + "posterior")).double()
+            latents.append((mean[ref, view] + std[ref, view] * blur) * self.models.vae_scaling)
+            noise.append(torch.from_numpy(draws.normal((4, SIZE, SIZE), *name, kind + "noise")).double())
+            times.append(draws.integer(1000, *name, kind + "timestep"))
+            texts.append(captions[ref])
+        z, eps, t = torch.stack(latents), torch.stack(noise), torch.tensor(times)
+        states = self.text(self.models.tokenise(texts))[0]
+        noisy = self.scheduler.add_noise(z, eps, t)
+        answer = self.unet(noisy, t, encoder_hidden_states=states).sample
+        goal = (
+            self.scheduler.get_velocity(z, eps, t) if self.models.prediction_type == "v_prediction" else eps
+        )
+        return torch.nn.functional.mse_loss(answer, goal)
+
+    def step(self, step: int) -> float:
+        loss = self._half(step, prior=False)
+        if self.adapter.prior_weight:
+            loss = loss + self.adapter.prior_weight * self._half(step, prior=True)
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.adapter.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.params, self.adapter.max_grad_norm)
+        self.optimiser.step()
+        self.rate.step()
+        return loss.item()
+
+    def weights(self) -> dict[str, Tensor]:
+        """The adapter by diffusers' names."""
+        found = {}
+        for network, prefix in ((self.unet, "unet."), (self.text, "text_encoder.text_model.")):
+            for name, p in network.named_parameters():
+                if "lora_" in name:
+                    found[prefix + name.replace(".default", "")] = p.detach()
+        return found
