@@ -8,7 +8,7 @@ PLAIN = Style()
 """Natural colours, thin dark outline, white ground: what "an image of X" means to the base model."""
 
 NAMED_STYLES: dict[str, Style] = {
-    "pencil": Style(
+    "graphite": Style(
         line=(84, 84, 90), line_width=1.0, wobble=0.8, passes=2, fill="hatch", wash=0.0, period=4.5, angle=50,
         mapping="ramp", colours=((60, 60, 66), (130, 130, 136), (190, 190, 194)),
         ground_colour=(250, 249, 245), texture="grain", strength=0.25,
@@ -77,7 +77,7 @@ NAMED_STYLES: dict[str, Style] = {
         line=(90, 48, 40), line_width=1.5, ground="stripes", angle=45, ground_colour=(244, 226, 188),
         ground_second=(236, 208, 160), texture="grain", strength=0.35,
     ),
-    "television": Style(
+    "screen": Style(
         hue=-14, saturation=1.1, line=(40, 60, 90), line_width=1.0, ground="vignette",
         ground_colour=(170, 206, 206), ground_second=(110, 150, 160), texture="scan", strength=0.7,
     ),
