@@ -49,7 +49,10 @@ def start_run(spec: SamplerSpec, config: Mapping[str, Any], strength: float | No
         allowed = f"above 0, at most 1, and strength · {spec.steps} steps at least 1, or none is left to run"
         raise ConfigError([Fault("init.strength", str(strength), allowed)], what="drawing job")
     first = len(timesteps) - count
-    scheduler.set_begin_index(first)  # also spares a search, and on a GPU a synchronisation, per step
+    if hasattr(
+        scheduler, "set_begin_index"
+    ):  # DDIM keeps no position; the others would search for it each step
+        scheduler.set_begin_index(first)
     return Run(scheduler, timesteps[first:])
 
 
