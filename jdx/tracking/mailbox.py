@@ -13,50 +13,45 @@ log = logging.getLogger(__name__)
 class Mailbox:
     """Calls posted from any thread, made one after the other; `post` returns at once.
 
-    The first call that raises is logged as a warning, once, and all later calls are dropped.
+    The first call that raises is logged as a warning (unless `quiet`), and all later calls are dropped.
     """
 
-    def __init__(self, name: str, *, consequence: str) -> None:
-        self._name, self._consequence = name, consequence
+    def __init__(self, name: str, *, consequence: str, quiet: bool = False) -> None:
+        self.broken = False
+        """Whether a call has failed or `close` ran out of time."""
+        self._name, self._consequence, self._quiet = name, consequence, quiet
         self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
-        self._broken = self._closed = False
-        self._last: Callable[[], object] = lambda: None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def post(self, call: Callable[[], object]) -> None:
-        """Have `call()` made in its turn; ignored once the mailbox is closed or a call has failed."""
-        if not (self._broken or self._closed):
+        """Have `call()` made in its turn; dropped once a call has failed. Not to be used after `close`."""
+        if not self.broken:
             self._calls.put(call)
 
-    def close(self, timeout: float, last: Callable[[], object]) -> bool:
-        """Take no more calls and wait up to `timeout` seconds for the posted ones; False when time ran out.
+    def close(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds until the posted calls are made; False when time ran out.
 
-        `last()` is called at the very end, even after a failure: the service's own clean-up.
+        Then the call in hand is left to itself, with its thread, and the rest are dropped.
         """
-        if not self._closed:
-            self._closed = True
-            self._last = last
-            self._calls.put(None)
+        self._calls.put(None)
         self._thread.join(timeout)
-        if not self._thread.is_alive():
-            return True
-        if not self._broken:
-            self._broken = True
-            log.warning("%s did not end within %.0f s; %s", self._name, timeout, self._consequence)
-        return False
+        if self._thread.is_alive():
+            self._break(f"did not answer within {timeout:.0f} s")
+            return False
+        return True
 
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
-            if not self._broken:
-                self._make(call)
-        self._make(self._last)
+            if self.broken:
+                continue
+            try:
+                call()
+            except Exception as error:  # whatever the service raises, the trial goes on
+                self._break(f"failed ({type(error).__name__}: {error})")
 
-    def _make(self, call: Callable[[], object]) -> None:
-        try:
-            call()
-        except Exception as error:  # whatever the service raises, the trial goes on
-            if not self._broken:
-                what = f"{type(error).__name__}: {error}"
-                log.warning("%s failed (%s); %s", self._name, what, self._consequence)
-            self._broken = True
+    def _break(self, what: str) -> None:
+        if not self.broken:
+            level = logging.DEBUG if self._quiet else logging.WARNING
+            log.log(level, "%s %s; %s", self._name, what, self._consequence)
+        self.broken = True

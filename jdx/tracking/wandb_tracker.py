@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import netrc
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
+
+import psutil
 
 # W&B's own error reports go to a second server; when that hangs, the process waits 20 s for it at exit.
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -27,8 +30,8 @@ log = logging.getLogger(__name__)
 
 Mode = Literal["online", "offline"]
 
-GRACE = 10.0
-"""Seconds granted over W&B's own time limits before its thread is left to itself."""
+GRACE = 5.0
+"""Seconds granted over W&B's own time limits before its service is ended."""
 SHEET_SIZE = 1600
 """Pixels of width of the picture grids that are uploaded."""
 
@@ -37,17 +40,20 @@ class WandbTracker(Tracker):
     """Mirrors one run to W&B, online or into `run_dir/wandb` (send it later with `wandb sync`).
 
     `mode=auto` is online when an API key is configured, offline otherwise. All calls are made on one thread
-    of their own; `close` waits for it at most `init_timeout + finish_timeout` and a few seconds.
+    of their own; `close` waits for it at most `finish_timeout` and a few seconds, and what is left of
+    `init_timeout` in a very short run.
     """
 
     def __init__(self, settings: schema.Tracker) -> None:
         self._settings = settings
         self._run: Any = None
         self._mailbox: Mailbox | None = None
+        self._init_ends = 0.0
         self._exit_code = 1  # until `finish` says otherwise
 
     def start(self, run: RunInfo) -> None:
         self._mailbox = Mailbox("W&B", consequence=f"the record stays in {run.run_dir}")
+        self._init_ends = time.monotonic() + self._settings.init_timeout + GRACE
         self._mailbox.post(lambda: self._open(run))
 
     def log_losses(self, step: int, losses: Mapping[str, float]) -> None:
@@ -63,6 +69,7 @@ class WandbTracker(Tracker):
 
     def finish(self, *, metrics: Mapping[str, object], run_dir: Path, status: str) -> None:
         self._post(lambda: self._record(metrics, status))
+        self._post(lambda: self._log_table(metrics))
         folder = RunFolder(run_dir)
         if self._settings.log_pictures:
             for style in folder.styles():
@@ -73,8 +80,15 @@ class WandbTracker(Tracker):
     def close(self) -> None:
         if self._mailbox is None:
             return
-        longest = self._settings.init_timeout + self._settings.finish_timeout + GRACE
-        self._mailbox.close(longest, last=self._end)
+        mailbox, self._mailbox = self._mailbox, None
+        initialising = 0.0 if self._run else max(0.0, self._init_ends - time.monotonic())
+        mailbox.close(initialising + self._settings.finish_timeout / 2)
+        # On a second thread: a call that hangs (W&B sets no limit to some) must not keep the run from being
+        # ended, for it is the end that writes the whole record to disk.
+        ending = Mailbox("W&B", consequence="its service is ended", quiet=mailbox.broken)
+        ending.post(self._end)
+        if not ending.close(self._settings.finish_timeout / 2 + GRACE):
+            end_service()
 
     def _post(self, call: Any) -> None:
         if self._mailbox is not None:
@@ -117,20 +131,23 @@ class WandbTracker(Tracker):
             reinit="create_new",  # a warm worker runs many trials in one process
             settings=wandb.Settings(
                 init_timeout=settings.init_timeout,
-                finish_timeout=settings.finish_timeout,
+                finish_timeout=settings.finish_timeout / 2,  # the other half is for calls under way
                 console="off",  # the run folder has the log; wrapping stdout would fight the live display
                 silent=True,
             ),
         )
 
     def _record(self, metrics: Mapping[str, object], status: str) -> None:
-        styles = metrics.get("styles")
         plain = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
         self._run.log(plain)
-        if isinstance(styles, Mapping) and styles:
-            self._run.log({"styles": _style_table(styles)})
         self._run.summary.update({**plain, "status": status})
         self._exit_code = 0 if status == "finished" else 1
+
+    def _log_table(self, metrics: Mapping[str, object]) -> None:
+        # After the numbers: W&B makes an artifact of a table and asks its server first, without a time limit.
+        styles = metrics.get("styles")
+        if isinstance(styles, Mapping) and styles:
+            self._run.log({"styles": _style_table(styles)})
 
     def _log_sheet(self, folder: RunFolder, style: str) -> None:
         sheet = style_sheet(folder, style, width=SHEET_SIZE)
@@ -144,6 +161,24 @@ class WandbTracker(Tracker):
     def _end(self) -> None:
         if self._run is not None:
             self._run.finish(exit_code=self._exit_code)
+
+
+def end_service() -> None:
+    """End the service process that W&B started for this process; the next `wandb.init` starts another.
+
+    Without this a server that fell silent in mid-run holds up the exit for ever: W&B's exit hook waits for
+    its service, the service for the server, and `finish_timeout` does not cover requests under way.
+    """
+    service = [child for child in psutil.Process().children() if child.name().startswith("wandb-core")]
+    for process in service:
+        process.terminate()
+    _, alive = psutil.wait_procs(service, timeout=2.0)
+    for process in alive:
+        process.kill()
+    try:
+        wandb.teardown()
+    except Exception as error:  # it says goodbye to a process that is gone
+        log.debug("W&B's teardown after its service was ended: %s: %s", type(error).__name__, error)
 
 
 def has_api_key() -> bool:
