@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image, ImageOps
+from torchvision.transforms import functional as vision
+
+from jdx.backends.base import CropSpec, EncodeJob, ModelSpec
+from jdx.backends.torch.encode import cut, encode, resize_short_edge, resized_edge
+from jdx.backends.torch.models import Models, load
+from jdx.backends.torch.pictures import to_pixels
+from jdx.errors import ConfigError
+from jdx.progress import NullProgress
+
+CENTRE = CropSpec(resolution=64, scale=1.04, random=False, variants=1)
+RANDOM = CropSpec(resolution=64, scale=1.25, random=True, variants=4, flip=0.5, seed=3)
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_sd: Path) -> Models:
+    return load(ModelSpec(str(tiny_sd)), "cpu", torch.float32)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """Smooth noise in landscape, portrait and square."""
+    folder, numbers = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for name, size in (("boat", (150, 90)), ("tree", (70, 101)), ("cat", (80, 80))):
+        levels = numbers.integers(0, 256, (9, 9, 3), dtype=np.uint8)
+        Image.fromarray(levels).resize(size, Image.Resampling.BICUBIC).save(folder / f"{name}.png")
+    return tuple(str(folder / f"{name}.png") for name in ("boat", "tree", "cat"))
+
+
+def encoded(models: Models, job: EncodeJob, out: Path) -> dict[str, dict[str, torch.Tensor]]:
+    finished: list[str] = []
+    encode(job, models, out, NullProgress(), lambda style, folder: finished.append(f"{style}|{folder}"))
+    assert finished == [f"{style}|{out / style}" for style in job.pictures]
+    return {style: safetensors.torch.load_file(out / style / "moments.safetensors") for style in job.pictures}
+
+
+@pytest.mark.parametrize("size", [(150, 90), (70, 101), (80, 80), (64, 1000), (333, 334)])
+def test_resizing_and_centre_crop_are_torchvisions(size: tuple[int, int]) -> None:
+    levels = np.random.default_rng(1).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    picture = Image.fromarray(levels)
+    theirs = vision.resize(picture, [67], vision.InterpolationMode.BILINEAR)
+    ours = resize_short_edge(picture, resized_edge(CENTRE))
+    assert ours.size == theirs.size
+    assert ours.tobytes() == theirs.tobytes()
+    assert cut(ours, CENTRE, 0).tobytes() == vision.center_crop(theirs, [64, 64]).tobytes()
+
+
+def test_the_short_edge_of_the_published_recipe() -> None:
+    assert resized_edge(CropSpec(resolution=512, scale=1.04)) == 532
+
+
+def test_moments_are_the_posterior_of_the_views(
+    tiny: Models, tiny_sd: Path, pictures: tuple[str, ...], tmp_path: Path
+) -> None:
+    got = encoded(tiny, EncodeJob(tiny.spec, CENTRE, {"00": pictures}), tmp_path)["00"]
+    vae = AutoencoderKL.from_pretrained(tiny_sd, subfolder="vae")
+    for index, path in enumerate(pictures):
+        square = vision.center_crop(
+            vision.resize(Image.open(path), [67], vision.InterpolationMode.BILINEAR), [64, 64]
+        )
+        with torch.no_grad():
+            posterior = vae.encode(vision.to_tensor(square)[None] * 2 - 1).latent_dist
+        assert got["mean"].shape == got["std"].shape == (3, 1, 4, 8, 8)
+        assert (got["mean"][index] - posterior.mean).abs().max() < 1e-5
+        assert (got["std"][index] - posterior.std).abs().max() < 1e-5
+    assert got["mean"].dtype is torch.float32
+
+
+def test_views_do_not_know_their_company(tiny: Models, pictures: tuple[str, ...], tmp_path: Path) -> None:
+    """A style's views depend on (seed, style, stem, variant): not on order or company."""
+    both = encoded(tiny, EncodeJob(tiny.spec, RANDOM, {"00": pictures, "01": pictures}), tmp_path / "a")
+    alone = encoded(tiny, EncodeJob(tiny.spec, RANDOM, {"01": pictures[::-1][:2]}), tmp_path / "b")["01"]
+    assert (both["01"]["mean"][[2, 1]] - alone["mean"]).abs().max() < 1e-5
+    fewer = replace(RANDOM, variants=2)
+    short = encoded(tiny, EncodeJob(tiny.spec, fewer, {"01": pictures}), tmp_path / "c")["01"]
+    assert (both["01"]["mean"][:, :2] - short["mean"]).abs().max() < 1e-5
+    assert (both["00"]["mean"] - both["01"]["mean"]).abs().max() > 0.1
+    other = encoded(tiny, EncodeJob(tiny.spec, replace(RANDOM, seed=4), {"01": pictures}), tmp_path / "d")[
+        "01"
+    ]
+    assert (both["01"]["mean"] - other["mean"]).abs().max() > 0.1
+
+
+def test_offsets_cover_the_room_and_flips_their_share() -> None:
+    """Every pixel's value is its column, so that a view tells where it was cut."""
+    columns = np.tile(np.arange(80, dtype=np.uint8)[None, :, None], (80, 1, 3))
+    picture = Image.fromarray(columns)
+    crop = replace(RANDOM, resolution=76, flip=0.25)
+    views = [np.asarray(cut(picture, crop, 3, "00", "cat", v))[0, :, 0] for v in range(400)]
+    mirrored = [view[0] > view[-1] for view in views]
+    lefts = {int(view.min()) for view in views}
+    assert lefts == {0, 1, 2, 3, 4}
+    assert 0.18 < np.mean(mirrored) < 0.32  # 0.25 ± 3 standard deviations
+    assert all((np.abs(np.diff(view.astype(int))) == 1).all() for view in views)
+
+
+def test_mirroring_keeps_the_square(pictures: tuple[str, ...]) -> None:
+    picture = Image.open(pictures[0])
+    plain = cut(picture, replace(RANDOM, flip=0.0), 3, "00", "boat", 0)
+    mirrored = cut(picture, replace(RANDOM, flip=1.0), 3, "00", "boat", 0)
+    assert ImageOps.mirror(mirrored).tobytes() == plain.tobytes()
+
+
+def test_finished_styles_are_kept_and_others_are_made_anew(
+    tiny: Models, pictures: tuple[str, ...], tmp_path: Path
+) -> None:
+    job = EncodeJob(tiny.spec, RANDOM, {"00": pictures})
+    encoded(tiny, job, tmp_path)
+    file = tmp_path / "00/moments.safetensors"
+    first = file.stat().st_mtime_ns
+    encoded(tiny, job, tmp_path)
+    assert file.stat().st_mtime_ns == first
+    again = encoded(tiny, EncodeJob(tiny.spec, CENTRE, {"00": pictures}), tmp_path)
+    assert again["00"]["mean"].shape[1] == 1
+    file.write_bytes(b"torn")
+    assert encoded(tiny, job, tmp_path)["00"]["mean"].shape[1] == 4
+    assert [p.name for p in file.parent.iterdir()] == ["moments.safetensors"]
+
+
+def test_all_faults_of_a_job_at_once(tiny: Models, tmp_path: Path) -> None:
+    crop = CropSpec(resolution=60, scale=0.5, variants=0, flip=2.0)
+    with pytest.raises(ConfigError) as caught:
+        encoded(tiny, EncodeJob(tiny.spec, crop, {"00": ()}), tmp_path)
+    assert [fault.key for fault in caught.value.faults] == [
+        "crop.resolution", "crop.scale", "crop.variants", "crop.flip", "style 00",
+    ]  # fmt: skip
+
+
+def test_pixels_run_from_minus_one_to_one() -> None:
+    levels = np.array([[[0, 255, 51]]], dtype=np.uint8)
+    assert to_pixels(Image.fromarray(levels)).flatten().tolist() == pytest.approx([-1.0, 1.0, -0.6])
