@@ -73,6 +73,16 @@ def test_bars_on_a_terminal() -> None:
     assert "loss=0.25" in stream.getvalue()
 
 
+def test_bars_count_each_unit_once(clock: Clock) -> None:
+    stream = Terminal()
+    with Progress(stream=stream) as shown, shown.task("x", 90) as task:
+        for _ in range(30):
+            clock.now += 0.06  # some calls redraw, some only count
+            task.advance(3)
+    assert re.search(r"\b90/90\b", stream.getvalue())
+    assert not re.search(r"\b(9[1-9]|\d{3,})/90", stream.getvalue())
+
+
 def test_quiet_is_plain_on_a_terminal_too() -> None:
     stream = Terminal()
     with Progress(stream=stream, quiet=True) as shown, shown.task("train", 1) as task:
