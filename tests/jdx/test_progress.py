@@ -79,8 +79,9 @@ def test_bars_count_each_unit_once(clock: Clock) -> None:
         for _ in range(30):
             clock.now += 0.06  # some calls redraw, some only count
             task.advance(3)
-    assert re.search(r"\b90/90\b", stream.getvalue())
-    assert not re.search(r"\b(9[1-9]|\d{3,})/90", stream.getvalue())
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", " ", stream.getvalue())  # without colours and cursor moves
+    counts = [int(done) for done in re.findall(r"(\d+)/90\b", text)]
+    assert max(counts) == counts[-1] == 90
 
 
 def test_quiet_is_plain_on_a_terminal_too() -> None:
