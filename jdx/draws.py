@@ -20,7 +20,7 @@ def generator(*name: Name) -> np.random.Generator:
     """A generator that belongs to `name` alone. `1` and `"1"` are different names; so are (12, 3) and (1, 23)."""
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in name)
     words = np.frombuffer(hashlib.sha256(text.encode()).digest(), dtype="<u8")
-    return np.random.Generator(np.random.Philox(key=words[:2], counter=words[2:].tolist() + [0, 0]))
+    return np.random.Generator(np.random.Philox(key=words[:2], counter=[*words[2:].tolist(), 0, 0]))
 
 
 def normal(shape: tuple[int, ...], *name: Name) -> Float32:
@@ -39,7 +39,7 @@ def uniform(*name: Name) -> float:
 
 
 def visit(size: int, position: int, *name: Name) -> int:
-    """Item at `position` of an endless walk over `size` items, reshuffled at each epoch; every epoch visits each once."""
+    """Item at `position` of an endless walk over `size` items, reshuffled at each epoch."""
     epoch, place = divmod(position, size)
     return int(generator(*name, "epoch", epoch).permutation(size)[place])
 

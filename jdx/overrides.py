@@ -13,9 +13,6 @@ from jdx.errors import ConfigError, Fault
 from jdx.schema import leaves
 from jdx.validation import did_you_mean
 
-# Keys below these belong to Hydra or to a mapping whose keys are free.
-FREE = ("hydra", "evaluation.networks")
-
 
 def check_overrides(arguments: Sequence[str]) -> None:
     """Raise ConfigError for all arguments of the form KEY=VALUE whose key is no setting and no config group.
@@ -30,7 +27,7 @@ def check_overrides(arguments: Sequence[str]) -> None:
         if override is None or override.is_add() or override.is_force_add() or override.is_delete():
             continue
         key = override.key_or_group
-        if override.package or key in valid | groups or key.startswith(FREE):
+        if override.package or key in valid | groups or key.startswith("hydra"):
             continue
         names = sorted(valid | groups)
         value = override.get_value_element_as_str()

@@ -40,7 +40,9 @@ def put_adapters(run_dir: Path, adapters: Adapters) -> None:
                 shutil.copyfile(folder / ADAPTER_FILE, target)
 
 
-def put_pictures(run_dir: Path, pictures: Mapping[str, Path], name: str = "images") -> dict[str, dict[str, Path]]:
+def put_pictures(
+    run_dir: Path, pictures: Mapping[str, Path], name: str = "images"
+) -> dict[str, dict[str, Path]]:
     """Copy images/NN/PROMPT.png; returns {style: {prompt: path}}. Copies, since people edit pictures in place."""
     placed: dict[str, dict[str, Path]] = {}
     for style, folder in pictures.items():
@@ -73,7 +75,10 @@ def put_references(run_dir: Path, bench: Bench) -> None:
 
 
 def record(
-    bench: Bench, folders: Mapping[str, Mapping[str, Path]], failed: Mapping[str, tuple[int, str]], seconds: Mapping[str, float]
+    bench: Bench,
+    folders: Mapping[str, Mapping[str, Path]],
+    failed: Mapping[str, tuple[int, str]],
+    seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """trial.json: what ran where, how long each stage took, how much was reused, and the store's entries."""
     return {
@@ -82,10 +87,16 @@ def record(
         "identity": dict(bench.identity),
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
         "stages": bench.made,
-        "failed_styles": {style: {"step": step, "reason": reason} for style, (step, reason) in failed.items()},
+        "failed_styles": {
+            style: {"step": step, "reason": reason} for style, (step, reason) in failed.items()
+        },
         "notes": list(bench.challenge.notes),
         "entries": {
-            stage: {name: str(path.relative_to(bench.store.root)) for name, path in some.items() if (path / ENTRY).is_file()}
+            stage: {
+                name: str(path.relative_to(bench.store.root))
+                for name, path in some.items()
+                if (path / ENTRY).is_file()
+            }
             for stage, some in folders.items()
         },
     }

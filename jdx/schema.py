@@ -7,6 +7,7 @@ other. Code below `train.py` sees only these records, never a config object.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
@@ -144,7 +145,9 @@ class Optim:
     betas: Annotated[list[Annotated[float, Field(ge=0.0, lt=1.0)]], Field(min_length=2, max_length=2)]
     eps: Annotated[float, Field(gt=0.0)]
     weight_decay: Annotated[float, Field(ge=0.0)]
-    max_grad_norm: Annotated[float | None, Field(gt=0.0)] = None  # of one adapter's whole gradient; null = off
+    max_grad_norm: Annotated[float | None, Field(gt=0.0)] = (
+        None  # of one adapter's whole gradient; null = off
+    )
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     warmup_steps: Annotated[int, Field(ge=0)] = 0
 
@@ -189,6 +192,17 @@ class Sampler:
 
 
 @record
+class Networks:
+    """Local copies of single judges' networks; null = as the judge set says."""
+
+    dino: str | None = None
+    clip_r: str | None = None
+    clip_iqa: str | None = None
+    lpips: str | None = None
+    fid: str | None = None
+
+
+@record
 class Evaluation:
     """Which judges score the pictures; `none` skips the score."""
 
@@ -196,7 +210,7 @@ class Evaluation:
     histogram: Literal["official", "corrected"] = "official"
     fid_resize: Literal["tf1", "antialias"] = "tf1"
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
-    networks: dict[str, str] = Field(default_factory=dict)  # local weights: {dino: FOLDER, lpips: FILE, ...}
+    networks: Networks
 
 
 @record
@@ -250,6 +264,11 @@ class TrialConfig:
     store: Store
     quiet: bool = False  # no live display
     tags: list[str] = Field(default_factory=list)
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """A record of settings as nested dicts and lists."""
+    return asdict(settings)
 
 
 def leaves(record_type: type[Any] = TrialConfig, prefix: str = "") -> dict[str, Any]:

@@ -53,7 +53,9 @@ def _trial(config: DictConfig) -> float:
     result = trial.run(checked, run_dir)
     summary.show(result, checked)
     if result.failed:
-        log.error("%d styles stopped: the score covers the others only and is not returned", len(result.failed))
+        log.error(
+            "%d styles stopped: the score covers the others only and is not returned", len(result.failed)
+        )
         return math.nan
     return math.nan if result.final_score is None else result.final_score
 
@@ -69,7 +71,9 @@ def _use_threads(threads: int) -> None:
 def main() -> None:
     """The command: check the words, then let Hydra compose and run."""
     # `+experiment=NAME` would come last and undo debug=tiny; the group has its place in the defaults list.
-    sys.argv[1:] = [word.removeprefix("+") if word.startswith("+experiment=") else word for word in sys.argv[1:]]
+    sys.argv[1:] = [
+        word.removeprefix("+") if word.startswith("+experiment=") else word for word in sys.argv[1:]
+    ]
     try:
         check_overrides(sys.argv[1:])
     except ConfigError as error:

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from jdx.digests import model_identity
 from jdx.errors import BackendError, ConfigError, Fault
 from jdx.progress import Progress
 from jdx.report.page import write_report
-from jdx.schema import TrialConfig
+from jdx.schema import TrialConfig, plain
 from jdx.stages.adapt import Adapters, adapt, adapter_specs
 from jdx.stages.bench import Bench
 from jdx.stages.encode import crop_of, encode
@@ -90,7 +90,9 @@ def read_set(config: TrialConfig) -> ChallengeSet:
 def _open(config: TrialConfig, challenge: ChallengeSet, progress: Progress) -> Bench:
     """Make the tools, and look for every fault that can be seen without loading weights."""
     settings = config.backend
-    backend = make_backend(settings.name, device=settings.device, dtype=settings.dtype, threads=settings.threads)
+    backend = make_backend(
+        settings.name, device=settings.device, dtype=settings.dtype, threads=settings.threads
+    )
     model = ModelSpec(config.model.path, config.model.revision, config.model.variant)
     store = Store(config.store.root)
     bench = Bench(config, challenge, backend, store, progress, make_tracker(config.tracker), model, {})
@@ -112,7 +114,7 @@ def _open(config: TrialConfig, challenge: ChallengeSet, progress: Progress) -> B
 def _run_info(config: TrialConfig, run_dir: Path) -> RunInfo:
     tags = (config.method.name, config.model.name, f"judges:{config.evaluation.judges}", *config.tags)
     name = f"{config.method.name}-{run_dir.parent.name}-{run_dir.name}"
-    return RunInfo(name=name, run_dir=run_dir, config=asdict(config), group=config.tracker.group, tags=tags)
+    return RunInfo(name=name, run_dir=run_dir, config=plain(config), group=config.tracker.group, tags=tags)
 
 
 def _stages(bench: Bench, run_dir: Path) -> TrialResult:
@@ -165,7 +167,9 @@ def _drawn_styles(bench: Bench, adapters: Adapters) -> dict[str, Path | None]:
         return {style.id: None for style in bench.challenge.styles}
     drawn: dict[str, Path | None] = {style: steps[max(steps)] for style, steps in adapters.steps.items()}
     if not drawn:
-        reasons = "; ".join(f"{style}: {reason} (step {step})" for style, (step, reason) in adapters.failed.items())
+        reasons = "; ".join(
+            f"{style}: {reason} (step {step})" for style, (step, reason) in adapters.failed.items()
+        )
         raise BackendError(f"training stopped for every style: {reasons}. Try a lower optim.unet.lr.")
     return drawn
 

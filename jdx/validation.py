@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from jdx.errors import ConfigError, Fault
-from jdx.schema import TrialConfig, leaves
+from jdx.schema import TrialConfig, leaves, plain
+
 
 def build(config: Mapping[str, Any]) -> TrialConfig:
     """Check a plain nested mapping and return the trial's record.
@@ -101,7 +102,11 @@ def _training_faults(trial: TrialConfig) -> list[Fault]:
     for step in train.snapshots:
         if step > train.steps:
             faults.append(
-                Fault("train.snapshots", str(step), f"must be at most train.steps = {train.steps}; raise train.steps")
+                Fault(
+                    "train.snapshots",
+                    str(step),
+                    f"must be at most train.steps = {train.steps}; raise train.steps",
+                )
             )
     if trial.optim.schedule != "constant" and train.snapshots:
         faults.append(
@@ -114,7 +119,11 @@ def _training_faults(trial: TrialConfig) -> list[Fault]:
         )
     if trial.optim.warmup_steps > train.steps:
         faults.append(
-            Fault("optim.warmup_steps", str(trial.optim.warmup_steps), f"must be at most train.steps = {train.steps}")
+            Fault(
+                "optim.warmup_steps",
+                str(trial.optim.warmup_steps),
+                f"must be at most train.steps = {train.steps}",
+            )
         )
     return faults
 
@@ -127,11 +136,15 @@ def _prompt_faults(trial: TrialConfig) -> list[Fault]:
         "method.prior.draw": (method.prior.draw, ("object",)),
         "method.prior.caption": (method.prior.caption, ("object",)),
     }
-    faults = [fault for key, (text, known) in templates.items() for fault in _template_faults(key, text, known)]
+    faults = [
+        fault for key, (text, known) in templates.items() for fault in _template_faults(key, text, known)
+    ]
     faulty = {fault.key for fault in faults}
     for key in ("method.prompts.generate", "method.prior.draw"):
         if key not in faulty and "{object}" not in templates[key][0]:
-            faults.append(Fault(key, repr(templates[key][0]), "without {object} every word would draw the same thing"))
+            faults.append(
+                Fault(key, repr(templates[key][0]), "without {object} every word would draw the same thing")
+            )
     return faults
 
 
@@ -152,7 +165,11 @@ def _method_faults(trial: TrialConfig) -> list[Fault]:
     method, sampler = trial.method, trial.sampler
     if method.prior.weight > 0 and not method.train:
         faults.append(
-            Fault("method.prior.weight", str(method.prior.weight), "has no effect without training: 0, or method.train=true")
+            Fault(
+                "method.prior.weight",
+                str(method.prior.weight),
+                "has no effect without training: 0, or method.train=true",
+            )
         )
     if method.init.picture != "none" and int(sampler.steps * method.init.strength) < 1:
         faults.append(
@@ -164,11 +181,17 @@ def _method_faults(trial: TrialConfig) -> list[Fault]:
         )
     if method.init.picture not in {"none", "average"} and not Path(method.init.picture).is_file():
         faults.append(
-            Fault("method.init.picture", repr(method.init.picture), "must be none, average, or the path of a picture")
+            Fault(
+                "method.init.picture",
+                repr(method.init.picture),
+                "must be none, average, or the path of a picture",
+            )
         )
     styleid = method.styleid
     if isinstance(styleid.reference, str) and styleid.reference not in {"rotate", "random"}:
-        faults.append(Fault("method.styleid.reference", repr(styleid.reference), "must be rotate, random or an index"))
+        faults.append(
+            Fault("method.styleid.reference", repr(styleid.reference), "must be rotate, random or an index")
+        )
     if styleid.enabled and not styleid.layers:
         faults.append(Fault("method.styleid.layers", "[]", "name at least one self-attention, such as 7"))
     if styleid.start_step >= styleid.steps:
@@ -191,7 +214,7 @@ def _file_faults(trial: TrialConfig) -> list[Fault]:
         faults.append(
             Fault("evaluation.judges", judges, "must be challenge, mini, none, or the path of a judges.json")
         )
-    for name, path in trial.evaluation.networks.items():
-        if not Path(path).exists():
+    for name, path in plain(trial.evaluation.networks).items():
+        if path is not None and not Path(path).expanduser().exists():
             faults.append(Fault(f"evaluation.networks.{name}", path, "no such file or folder"))
     return faults

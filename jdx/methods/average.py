@@ -17,7 +17,9 @@ def average_picture(paths: Iterable[Path], resolution: int) -> Image.Image:
     Raises ValueError when there is no picture.
     """
     size = (resolution, resolution)
-    pictures = [np.asarray(load_picture(path).resize(size, Image.Resampling.BICUBIC), np.float64) for path in paths]
+    pictures = [
+        np.asarray(load_picture(path).resize(size, Image.Resampling.BICUBIC), np.float64) for path in paths
+    ]
     if not pictures:
         raise ValueError("the average of no pictures is undefined: the style has no references")
     # The published programs cast the mean to uint8, which truncates; half a level of difference, kept for parity.

@@ -104,7 +104,11 @@ def _recipe(
         "adapter": asdict(spec),
         "moments": moments[spec.style].name,
         "prior_moments": prior_moments[spec.style].name if spec.style in prior_moments else None,
-        "schedule": [config.optim.schedule, config.optim.warmup_steps, config.train.steps if decaying else None],
+        "schedule": [
+            config.optim.schedule,
+            config.optim.warmup_steps,
+            config.train.steps if decaying else None,
+        ],
         "batch": [config.train.batch_size, config.train.accumulation],
         "adamw": [*config.optim.betas, config.optim.eps],
         "dropout": config.lora.dropout,

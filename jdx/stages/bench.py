@@ -58,7 +58,10 @@ def make(
     keys = {name: key_of(content) for name, content in full.items()}
     missing = [name for name, key in keys.items() if bench.store.find(stage, key) is None]
     if missing:
-        with bench.store.locked(stage, [keys[name] for name in missing], stage), bench.store.workspace() as work:
+        with (
+            bench.store.locked(stage, [keys[name] for name in missing], stage),
+            bench.store.workspace() as work,
+        ):
             # Another process may have made some while we waited for the lock.
             missing = [name for name in missing if bench.store.find(stage, keys[name]) is None]
 

@@ -54,11 +54,19 @@ def read_seeds(path: Path) -> Seeds:
         try:
             items = [(prompt, seed) for prompt, seed in pairs]
         except (TypeError, ValueError):
-            faults.append(Fault(f"{path}: {style}", repr(entries)[:60], "must be {prompt: seed} or [[prompt, seed], ...]"))
+            faults.append(
+                Fault(
+                    f"{path}: {style}", repr(entries)[:60], "must be {prompt: seed} or [[prompt, seed], ...]"
+                )
+            )
             continue
         for prompt, seed in items:
             if type(seed) is not int or not 0 <= seed < 2**63 or not isinstance(prompt, str):
-                faults.append(Fault(f"{path}: {style}.{prompt}", repr(seed), "a seed is a whole number from 0 to 2^63 - 1"))
+                faults.append(
+                    Fault(
+                        f"{path}: {style}.{prompt}", repr(seed), "a seed is a whole number from 0 to 2^63 - 1"
+                    )
+                )
         seeds[style] = dict(items)
     if faults:
         raise ConfigError(faults)
@@ -129,7 +137,11 @@ def draw(
 
 def _content(job: StyleDrawJob, sampler: SamplerSpec, resolution: int) -> dict[str, Any]:
     """What a style's pictures depend on. The style's name is not among it: an adapter is its own content."""
-    init = None if job.init is None else {"picture": file_digest(job.init.picture), "strength": job.init.strength}
+    init = (
+        None
+        if job.init is None
+        else {"picture": file_digest(job.init.picture), "strength": job.init.strength}
+    )
     adapter = None if job.adapter is None else f"{job.adapter.parent.name}/{job.adapter.name}"
     plain = replace(job, style="", adapter=None, init=None)
     return {

@@ -56,7 +56,11 @@ def reference_faults(bench: Bench) -> list[Fault]:
     if not bench.config.method.styleid.enabled or not isinstance(which, int):
         return []
     return [
-        Fault("method.styleid.reference", str(which), f"style {style.id} has references 0 to {len(style.references) - 1}")
+        Fault(
+            "method.styleid.reference",
+            str(which),
+            f"style {style.id} has references 0 to {len(style.references) - 1}",
+        )
         for style in bench.challenge.styles
         if not 0 <= which < len(style.references)
     ]
@@ -65,7 +69,10 @@ def reference_faults(bench: Bench) -> list[Fault]:
 def _job(bench: Bench, style: str, folder: Path) -> StyleStyliseJob:
     references = tuple(reference.path for reference in bench.style(style).references)
     contents = {
-        f"{prompt.text}.png": (folder / f"{prompt.text}.png", _reference(bench, style, place, len(references)))
+        f"{prompt.text}.png": (
+            folder / f"{prompt.text}.png",
+            _reference(bench, style, place, len(references)),
+        )
         for place, prompt in enumerate(bench.style(style).prompts)
     }
     return StyleStyliseJob(style, references, contents)
@@ -80,4 +87,6 @@ def _reference(bench: Bench, style: str, place: int, count: int) -> int:
         return place % count
     if which == "random":
         return draws.integer(count, bench.config.train.seed, style, place, "styleid reference")
-    raise ConfigError([Fault("method.styleid.reference", repr(which), 'must be "rotate", "random" or an index')])
+    raise ConfigError(
+        [Fault("method.styleid.reference", repr(which), 'must be "rotate", "random" or an index')]
+    )

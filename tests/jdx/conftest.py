@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.evaluation.conftest import tiny_judges
+
+__all__ = ["tiny_judges"]
+
 
 @pytest.fixture
 def write_json() -> Callable[[Path, object], Path]:

@@ -8,7 +8,9 @@ from tests.configs import compose_plain
 
 CONF = ROOT / "conf"
 GROUPS = sorted(
-    path.name for path in CONF.iterdir() if path.is_dir() and path.name not in {"local", "hydra"} and any(path.glob("*.yaml"))
+    path.name
+    for path in CONF.iterdir()
+    if path.is_dir() and path.name not in {"local", "hydra"} and any(path.glob("*.yaml"))
 )
 CHOICES = sorted(f"{group}={path.stem}" for group in GROUPS for path in (CONF / group).glob("*.yaml"))
 # What a choice needs beside itself: a set has to be somewhere, and `parts` is what methods are made from.

@@ -73,9 +73,13 @@ def test_claimed_entry_survives_a_discard_of_the_unclaimed(store: Store) -> None
 
 
 def test_workspace_is_gone_afterwards_even_after_an_error(store: Store) -> None:
-    with pytest.raises(RuntimeError, match="boom"), store.workspace() as work:
-        (work / "half").write_text("x")
-        raise RuntimeError("boom")
+    def fail() -> None:
+        with store.workspace() as work:
+            (work / "half").write_text("x")
+            raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        fail()
     assert list((store.root / ".work").iterdir()) == []
 
 

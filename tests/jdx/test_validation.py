@@ -85,7 +85,9 @@ def test_prior_without_training_is_refused() -> None:
 
 def test_command_line_lists_every_misspelt_setting() -> None:
     with pytest.raises(ConfigError) as caught:
-        check_overrides(["lora.rnk=3", "samplr=ddim", "train.steps=5", "+x=1", "hydra.sweeper.n=1", "-m", "model=sd21"])
+        check_overrides(
+            ["lora.rnk=3", "samplr=ddim", "train.steps=5", "+x=1", "hydra.sweeper.n=1", "-m", "model=sd21"]
+        )
     assert [fault.key for fault in caught.value.faults] == ["lora.rnk", "samplr"]
     assert "did you mean lora.rank?" in str(caught.value)
     assert "sampler" in str(caught.value)
