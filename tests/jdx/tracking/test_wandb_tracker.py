@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.jdx.run_folders import metrics
@@ -54,6 +55,15 @@ def start(root: Path, mode: str, url: str, *flags: str, key: str | None = None) 
     )
 
 
+def _kill(process: subprocess.Popen[str]) -> None:
+    """End what is left of a process and the service that it started, which has a session of its own."""
+    if process.poll() is None:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            child.kill()
+        process.kill()
+        process.wait()
+
+
 @pytest.fixture(scope="module")
 def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Mirrored]]:
     """Every case's outcome."""
@@ -70,7 +80,7 @@ def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, 
             try:
                 output, errors = process.communicate(timeout=LIMIT)
             finally:
-                process.kill()
+                _kill(process)
             outcomes[name] = Mirrored(process.returncode, output, errors, roots[name] / "run", accepted)
         yield outcomes
 
