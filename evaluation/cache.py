@@ -30,7 +30,7 @@ def feature_key(*parts: str) -> str:
 
 
 class FeatureCache:
-    """Named tensors in `folder`, one safetensors file per key; `None` switches it off.
+    """Named tensors in `folder`, one file per key (a checksum and safetensors); `None` switches it off.
 
     A file is written beside its place and renamed, so a reader sees all of it or none. A file that cannot be
     read counts as absent and is replaced. A folder that cannot be written to costs one warning, not a score.
@@ -45,11 +45,10 @@ class FeatureCache:
         if self.folder is None:
             return None
         try:
-            tensors: dict[str, Tensor] = load(self._path(key).read_bytes())
-            return tensors
+            return _unpack(self._path(key).read_bytes())
         except FileNotFoundError:
             return None
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, ValueError) as error:
             _log.warning("feature cache: %s is damaged (%s), made anew", self._path(key), error)
             return None
 
@@ -59,7 +58,7 @@ class FeatureCache:
             return
         try:
             self._write(
-                self._path(key), save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+                self._path(key), _pack({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
             )
         except OSError as error:
             if not self._warned:
@@ -70,22 +69,36 @@ class FeatureCache:
 
     def _path(self, key: str) -> Path:
         assert self.folder is not None
-        return self.folder / key[:2] / f"{key}.safetensors"
+        return self.folder / key[:2] / f"{key}.features"
 
     @staticmethod
     def _write(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, data)
+        write_atomic(path, data, sync=False)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def _pack(tensors: dict[str, Tensor]) -> bytes:
+    """A checksum is cheaper than an fsync for each of hundreds of files, and finds what one prevents."""
+    data: bytes = save(tensors)
+    return hashlib.sha256(data).digest() + data
+
+
+def _unpack(data: bytes) -> dict[str, Tensor]:
+    if hashlib.sha256(data[32:]).digest() != data[:32]:
+        raise ValueError("its checksum does not match")
+    tensors: dict[str, Tensor] = load(data[32:])
+    return tensors
+
+
+def write_atomic(path: Path, data: bytes, *, sync: bool = True) -> None:
     """Write beside, fsync, replace: after a crash there is the old file or the new one, never a torn one."""
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         # mkstemp makes files private; what is published follows the umask as any new file does.
         umask = os.umask(0)
         os.umask(umask)

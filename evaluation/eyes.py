@@ -47,7 +47,7 @@ class Eye:
         for indices in by_size.values():
             batch = torch.stack([torch.from_numpy(prepared[i]) for i in indices]).to(self.device)
             self.seen += len(indices)
-            with torch.inference_mode(), _exact(self.device):
+            with torch.inference_mode(), exact(self.device):
                 groups.append((indices, self.forward(batch)))
         return groups
 
@@ -75,14 +75,14 @@ class Glance:
 
 
 @contextmanager
-def _exact(device: torch.device) -> Iterator[None]:
+def exact(device: torch.device) -> Iterator[None]:
     """Full float32, whatever the caller has set: TF32 or autocast would move scores between machines."""
     knobs = _precision_knobs()
     before = [getattr(knob, name) for knob, name, _ in knobs]
     try:
         for knob, name, exact in knobs:
             setattr(knob, name, exact)
-        with torch.autocast(device.type, enabled=False):
+        with torch.autocast("cpu", enabled=False), torch.autocast(device.type, enabled=False):
             yield
     finally:
         for (knob, name, _), value in zip(knobs, before, strict=True):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from evaluation.cache import feature_key
 from evaluation.clip_rn50 import ResNetClip
 from evaluation.errors import JudgesError
-from evaluation.eyes import Eye, TextReader
+from evaluation.eyes import Eye, TextReader, exact
 from evaluation.fid import Resize, resize_for_inception
 from evaluation.judges import NetworkSpec
 from evaluation.lpips import uniform_heads
@@ -120,7 +120,7 @@ class _HfTexts:
     def encode(self, texts: Sequence[str]) -> Tensor:
         tokens = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
         tokens = tokens.to(self.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), exact(self.device):
             out = self.model.text_model(
                 input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
             )
@@ -150,7 +150,7 @@ class _Rn50Texts:
         ids = torch.zeros(len(texts), self.model.context, dtype=torch.long)
         for row, tokens in zip(ids, self.tokenizer(list(texts))["input_ids"], strict=True):
             row[: len(tokens)] = torch.tensor(tokens)
-        with torch.inference_mode():
+        with torch.inference_mode(), exact(self.device):
             return self.model.encode_text(ids.to(self.device)).float().cpu()
 
 

@@ -15,7 +15,7 @@ from evaluation import clip_iqa, clip_r
 from evaluation.cache import FeatureCache, default_cache_dir
 from evaluation.dino import dino_scores
 from evaluation.errors import FoldersError, ScoreError
-from evaluation.eyes import Glance
+from evaluation.eyes import Glance, exact
 from evaluation.fid import Resize, full_rank
 from evaluation.folders import Fault, read_layout
 from evaluation.formula import check_metrics
@@ -143,7 +143,7 @@ class Scorer:
         self, style: str, generated: Mapping[str, Source], references: Sequence[Source], skip: bool
     ) -> StyleScore | None:
         self._check_new(style, generated, references)
-        with _threads() as pool:
+        with _threads() as pool, exact(self.judges.device):
             sources = [as_picture(str(i), source) for i, source in enumerate(references)]
             if skip:
                 sources, errors = self._references.check(sources, pool)
