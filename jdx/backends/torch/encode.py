@@ -84,7 +84,7 @@ def style_moments(
         squares = [cut(resized(path), crop, crop.seed, style, path.stem, variant) for path, variant in batch]
         mean, std = models.moments(torch.stack([to_pixels(square) for square in squares]))
         task.advance(len(batch))
-        return mean.float().cpu(), std.float().cpu()
+        return mean.float().cpu().contiguous(), std.float().cpu().contiguous()
 
     batches = in_batches(views, size, moments, f"encoding style {style}")
     shape = (len(pictures), crop.variants)

@@ -127,6 +127,21 @@ def test_finished_styles_are_kept_and_others_are_made_anew(
     assert [p.name for p in file.parent.iterdir()] == ["moments.safetensors"]
 
 
+def test_any_memory_layout_is_saved(
+    tiny: Models, pictures: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Convolutions may answer channels-last, which safetensors refuses to write."""
+    moments = Models.moments
+
+    def channels_last(self: Models, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(part.to(memory_format=torch.channels_last) for part in moments(self, pixels))
+
+    wanted = encoded(tiny, EncodeJob(tiny.spec, CENTRE, {"00": pictures}), tmp_path / "a")
+    monkeypatch.setattr(Models, "moments", channels_last)
+    got = encoded(tiny, EncodeJob(tiny.spec, CENTRE, {"00": pictures}), tmp_path / "b")
+    assert (got["00"]["mean"] - wanted["00"]["mean"]).abs().max() < 1e-5
+
+
 def test_all_faults_of_a_job_at_once(tiny: Models, tmp_path: Path) -> None:
     crop = CropSpec(resolution=60, scale=0.5, variants=0, flip=2.0)
     with pytest.raises(ConfigError) as caught:

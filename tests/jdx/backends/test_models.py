@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline
+from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 
 from jdx.backends.base import ModelSpec
 from jdx.backends.torch import hub, models
@@ -207,6 +208,60 @@ def test_a_complete_hub_cache_needs_no_network(
     spec = ModelSpec("someone/tiny")
     assert hub.spec_faults(spec) == []
     assert load(spec, "cpu", torch.float32).folder == repository / "snapshots" / ("a" * 40)
+
+
+@pytest.fixture
+def hub_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Path], Path]:
+    """A stand-in for the hub: one repository, and huggingface_hub's own filter of what is downloaded."""
+
+    def serve(repository: Path) -> Path:
+        names = [path.relative_to(repository).as_posix() for path in repository.rglob("*") if path.is_file()]
+
+        def snapshot(repo: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+            for name in filter_repo_objects(names, allow_patterns=allow_patterns):
+                (tmp_path / "got" / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(repository / name, tmp_path / "got" / name)
+            return str(tmp_path / "got")
+
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("httpx.head", lambda *_, **__: None)
+        monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+        monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", lambda *_, **__: names)
+        monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda _, name, **__: str(repository / name))
+        return tmp_path / "got"
+
+    return serve
+
+
+def test_only_what_is_needed_is_downloaded(copy: Path, hub_with: Callable[[Path], Path]) -> None:
+    for name in (
+        "v2-1_768.safetensors",
+        "unet/diffusion_pytorch_model.bin",
+        "safety_checker/model.safetensors",
+    ):
+        (copy / name).parent.mkdir(exist_ok=True)
+        (copy / name).touch()
+    got = hub_with(copy)
+    spec = ModelSpec("someone/tiny")
+    assert hub.spec_faults(spec) == []
+    assert not got.exists()  # looking costs no download
+    assert load(spec, "cpu", torch.float32).folder == got
+    names = {path.relative_to(got).as_posix() for path in got.rglob("*") if path.is_file()}
+    assert names == {
+        "model_index.json", "scheduler/scheduler_config.json", "tokenizer/merges.txt", "tokenizer/tokenizer.json",
+        "tokenizer/tokenizer_config.json", "tokenizer/vocab.json", "unet/config.json", "vae/config.json",
+        "text_encoder/config.json", "text_encoder/model.safetensors", "unet/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+    }  # fmt: skip
+
+
+def test_a_repository_without_usable_weights(copy: Path, hub_with: Callable[[Path], Path]) -> None:
+    (copy / "unet/diffusion_pytorch_model.safetensors").rename(copy / "unet/diffusion_pytorch_model.bin")
+    hub_with(copy)
+    (fault,) = hub.spec_faults(ModelSpec("someone/tiny"))
+    assert fault.endswith("someone/tiny has no unet/diffusion_pytorch_model.safetensors")
+    with pytest.raises(BackendError, match=r"diffusion_pytorch_model\.safetensors is missing"):
+        load(ModelSpec("someone/tiny"), "cpu", torch.float32)
 
 
 def test_devices_and_precisions() -> None:
