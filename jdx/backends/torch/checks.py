@@ -29,7 +29,7 @@ def check(job: TrainJob, models: Models, out: Path) -> None:
     faults += target_faults(models.unet, [a.unet for a in job.adapters], "unet")
     faults += target_faults(models.text_encoder, [a.text_encoder for a in job.adapters], "text_encoder")
     for adapter in job.adapters:
-        faults += [*_adapter(adapter), *_pictures(job, adapter)]
+        faults += [*_adapter(adapter), *_pictures(job, adapter, models.latent_channels)]
         for step in job.snapshots:
             folder = snapshot_folder(out, adapter.style, step)
             if folder.exists():
@@ -121,14 +121,17 @@ def _lora(of: str, lora: LoraSpec) -> Iterator[Fault]:
         yield Fault(of + ".targets", "()", "name at least one module, such as to_q")
 
 
-def _pictures(job: TrainJob, adapter: AdapterSpec) -> Iterator[Fault]:
-    yield from _moments(f"moments of {adapter.style}", job.moments.get(adapter.style), len(adapter.captions))
+def _pictures(job: TrainJob, adapter: AdapterSpec, channels: int) -> Iterator[Fault]:
+    folder = job.moments.get(adapter.style)
+    yield from _moments(f"moments of {adapter.style}", folder, len(adapter.captions), channels)
     if adapter.prior_weight > 0:
         folder = job.prior_moments.get(adapter.style)
-        yield from _moments(f"prior_moments of {adapter.style}", folder, len(adapter.prior_captions))
+        yield from _moments(
+            f"prior_moments of {adapter.style}", folder, len(adapter.prior_captions), channels
+        )
 
 
-def _moments(key: str, folder: Path | None, captions: int) -> Iterator[Fault]:
+def _moments(key: str, folder: Path | None, captions: int, channels: int) -> Iterator[Fault]:
     if folder is None:
         yield Fault(key, "none", "every style needs the folder that encoding wrote for it")
         return
@@ -142,6 +145,8 @@ def _moments(key: str, folder: Path | None, captions: int) -> Iterator[Fault]:
         yield Fault(
             key, str(shapes), "mean and std must both be (pictures, variants, C, h, w), none of them 0"
         )
+    elif shapes[0][2] != channels:
+        yield Fault(key, f"{shapes[0][2]} channels", f"this model's latents have {channels}; encode with it")
     elif shapes[0][0] != captions:
         yield Fault(
             key, f"{shapes[0][0]} pictures", f"there are {captions} captions; one for each picture is needed"

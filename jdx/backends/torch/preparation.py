@@ -45,8 +45,7 @@ def read_sources(job: TrainJob, adapters: Sequence[AdapterSpec]) -> tuple[list[s
 def injected(
     models: Models, adapters: Sequence[AdapterSpec], dropout: KeyedDropout | None
 ) -> Iterator[dict[str, Stack]]:
-    """The adapters of these styles in the networks that any of them trains, {network: stack}, until the
-    block ends.
+    """{network: stack} of these styles, in the networks that any of them trains, until the block ends.
 
     Raises: ConfigError when targets match no linear layer.
     """
@@ -90,6 +89,7 @@ def restore(
 ) -> LossLog:
     """Put adapter k back to where its snapshot was taken; nothing to do when there is none.
 
+    All adapters of a stack share the optimiser's step count, so they must come from the same step.
     Raises: ConfigError when the snapshot is of an adapter of another shape.
     """
     if state is None:
@@ -97,9 +97,7 @@ def restore(
     mine = trained(stacks, k)
     if {name: stack.layout(k) for name, stack in mine.items()} != dict(state.layout):
         style = next(iter(stacks.values())).owners[k].style
-        allowed = (
-            "the snapshot's ranks, targets or base model differ from this job's; resume with the same ones"
-        )
+        allowed = "the snapshot's ranks, targets or base model differ from this job's; use the same ones"
         raise ConfigError([Fault("resume", style, allowed)], "training job")
     with torch.no_grad():
         for name, stack in mine.items():

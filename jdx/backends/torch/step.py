@@ -70,11 +70,7 @@ class Step:
         losses = torch.zeros((), device=self.models.device)
         for drawn in passes:
             grads, part = self._one(drawn.to(self.models.device))
-            total = (
-                grads
-                if total is None
-                else tuple(old.add_(new) for old, new in zip(total, grads, strict=True))
-            )
+            total = grads if total is None else tuple(a.add_(b) for a, b in zip(total, grads, strict=True))
             losses = losses + part
         assert total is not None, "a step has at least one pass"
         return dict(zip(self.stacks, total, strict=True)), losses

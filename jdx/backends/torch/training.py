@@ -35,6 +35,7 @@ from jdx.backends.torch.preparation import (
 )
 from jdx.backends.torch.snapshots import AdapterState, LossLog
 from jdx.backends.torch.step import Captions, Step
+from jdx.errors import BackendError
 from jdx.methods.schedule import lr_factor
 from jdx.progress import Progress, Task
 
@@ -75,18 +76,25 @@ class Session:
     counted: dict[str, int] = field(default_factory=dict)
 
     def run(self) -> None:
-        device = self.models.device
-        queue = deque(
-            packs.plan(
-                self.job, lambda: memory.budget(device), lambda group: measure(self.job, self.models, group)
-            )
-        )
+        queue = deque(self._plan())
         while queue:
             pack = queue.popleft()
             if not self._attempt(pack):
                 gc.collect()
                 torch.cuda.empty_cache()
                 queue.extendleft(reversed(pack.smaller(self.failed)))
+
+    def _plan(self) -> list[Pack]:
+        job, models = self.job, self.models
+        try:
+            return packs.plan(
+                job, lambda: memory.budget(models.device), lambda group: measure(job, models, group)
+            )
+        except torch.cuda.OutOfMemoryError as error:
+            raise BackendError(
+                f"{models.spec.path}: one training sample does not fit into the GPU's memory, "
+                f"which other programs may be using; {error}"
+            ) from error
 
     def _attempt(self, pack: Pack) -> bool:
         """Train a pack; False when the GPU's memory did not suffice."""
@@ -144,9 +152,10 @@ class PackRun:
             )
             plan = plan_passes(job.batch_size, job.accumulation, prior=pack.prior, most=pack.most)
             drawer = Drawer(sources, plan, noising_of(models), pin=models.device.type == "cuda")
-            logs = [
-                restore(session.state(a.style), k, stacks, optimiser) for k, a in enumerate(pack.adapters)
-            ]
+            states = [session.state(a.style) for a in pack.adapters]
+            if len({state.step if state else 0 for state in states}) > 1:
+                raise RuntimeError("the styles of a pack stand at different steps; please report this")
+            logs = [restore(state, k, stacks, optimiser) for k, state in enumerate(states)]
             sums = torch.tensor([[x.pending for x in logs], [x.count for x in logs]], dtype=torch.float64)
             yield PackRun(session, pack, step, optimiser, drawer, logs, sums.to(models.device))
 

@@ -55,14 +55,17 @@ def test_what_fits_stays_within_the_budget(available: int, sample: int, adapter:
 
 
 def test_kept_bytes_are_those_of_the_saved_activations() -> None:
-    # Two linear layers and a ReLU between: the ReLU's output and what is squared, once each, and no weights.
+    # Two linear layers and a ReLU between. The ReLU keeps its output, the product both its factors, which are
+    # one storage; frozen weights and x are not counted.
     first, second = (nn.Linear(64, 64, bias=False).requires_grad_(False) for _ in range(2))
     x = torch.randn(10, 64, requires_grad=True)
-    kept = memory.kept_for_backward(
-        lambda: second(first(x).relu()).square(), [first.weight, second.weight, x]
-    )
-    hidden = 10 * 64 * 4
-    assert kept == 2 * hidden
+
+    def squared() -> torch.Tensor:
+        y: torch.Tensor = second(first(x).relu())
+        return y * y
+
+    kept = memory.kept_for_backward(squared, [first.weight, second.weight, x])
+    assert kept == 2 * 10 * 64 * 4
 
 
 def test_a_sample_of_the_tiny_model_takes_the_same_whatever_the_company(

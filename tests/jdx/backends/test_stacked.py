@@ -33,6 +33,7 @@ class Block(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(8, 6), nn.Dropout(0.0)])
         self.ff = nn.ModuleDict({"net": nn.Sequential(nn.Linear(6, 12), nn.GELU(), nn.Linear(12, 6))})
         self.conv = nn.Conv2d(1, 1, 3)
+        self.into_q = nn.Linear(6, 6)  # ends like a target, but is none
 
     def forward(self, x: Tensor) -> Tensor:
         weights = (self.to_q(x) @ self.to_k(x).transpose(-1, -2)).softmax(-1)
@@ -182,7 +183,7 @@ def test_all_wrong_targets_are_reported_with_the_right_ones(network: nn.Module) 
         inject(network, [Owner("00", 0, spec)])
     faults = {fault.value: fault.allowed for fault in caught.value.faults}
     assert set(faults) == {"to_qq", "conv", "to_out"}
-    assert faults["to_qq"].endswith("linear layers here: net.0, net.2, to_k, to_out.0, to_q, to_v")
+    assert faults["to_qq"].endswith("linear layers here: into_q, net.0, net.2, to_k, to_out.0, to_q, to_v")
     assert "0.conv is a Conv2d" in faults["conv"]
     assert "did you mean to_out.0?" in faults["to_out"]
     assert not any(isinstance(m, StackedLinear) for m in network.modules())

@@ -246,7 +246,15 @@ def test_out_of_memory_halves_the_pack_and_changes_nothing(
         assert [row.split(",")[0] for row in rows] == ["step", "2", "4"]
 
 
-def test_not_even_one_sample_fitting_is_an_error_that_says_so() -> None:
+def test_not_even_one_sample_fitting_is_an_error_that_says_so(
+    models: Models, moments: Moments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **kwargs: Any) -> Any:
+        raise torch.cuda.OutOfMemoryError("simulated")
+
+    monkeypatch.setattr(models.unet, "forward", full)
+    with pytest.raises(BackendError, match="one training sample does not fit into the GPU's memory"):
+        run(make_job(moments, models, THREE[0]), models, tmp_path)
     with pytest.raises(BackendError, match="style 00: one training sample does not fit"):
         packs.Pack(THREE[:1], 1).smaller([])
 
