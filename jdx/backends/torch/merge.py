@@ -19,6 +19,10 @@ def merge(models: Models, adapter: Adapter, scale: float = 1.0) -> Iterator[None
 
     The sum is made in float32 (float64 for a float64 base) and rounded once to the base's precision.
     `adapter` must have been loaded for this base. Weights change in place, so captured graphs stay valid.
+
+    A bfloat16 base rounds the sum by 0.2 % of W. Measured on normal weights: a change of 3 % of W's size comes
+    out with 5 % noise, 1 % with 17 %, and below 0.3 % it shrinks (0.1 % keeps half). Usable adapters change W
+    by several per cent; to draw with weaker ones, use float32.
     """
     originals: list[tuple[Tensor, Tensor]] = []
     try:
