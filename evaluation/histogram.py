@@ -1,6 +1,7 @@
 """The contest's colour histogram score, with the two overflows of the official checker."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -19,6 +20,8 @@ _HSV_BINS = 72
 _HUE_ENDS = (20, 40, 75, 155, 190, 270, 295, 315)
 # Upper ends, inclusive, of the saturation and value codes 0 and 1 (of 255).
 _SV_ENDS = (51, 178)
+
+_SV_CODES = np.digitize(np.arange(256), _SV_ENDS, right=True).astype(np.uint8)
 
 Histogram = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
@@ -67,23 +70,28 @@ def colour_score(one: tuple[Histogram, Histogram], other: tuple[Histogram, Histo
     return 0.5 * _correlation(one[0], other[0]) + 0.5 * _correlation(one[1], other[1])
 
 
+@cache
+def _hue_codes(variant: Variant) -> Pixels:
+    """9·(hue code) of each of OpenCV's 8-bit hues, which are half degrees."""
+    degrees = np.arange(256) * 2
+    if variant == "official":
+        degrees %= 256
+    codes = np.digitize(degrees, _HUE_ENDS, right=True) % len(_HUE_ENDS)
+    return (9 * codes).astype(np.uint8)
+
+
 def _rgb_histogram(rgb: Pixels, variant: Variant) -> Histogram:
-    level = (rgb >> 4).astype(np.int64)
-    index = level[..., 1] * 16 + level[..., 0]
+    # Red's level, and green's left where it stands, are 16·G + R; blue's would be 256·B.
+    index: NDArray[np.integer] = (rgb[..., 1] & 0xF0) | (rgb[..., 0] >> 4)
     if variant == "corrected":
-        index += level[..., 2] * 256
+        index = index + (rgb[..., 2] >> 4).astype(np.uint16) * 256
     return np.bincount(index.ravel(), minlength=_RGB_BINS).astype(np.float64)
 
 
 def _hsv_histogram(rgb: Pixels, variant: Variant) -> Histogram:
     hsv = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2HSV)
-    hue = hsv[..., 0].astype(np.int64) * 2
-    if variant == "official":
-        hue %= 256
-    h = np.digitize(hue, _HUE_ENDS, right=True) % len(_HUE_ENDS)
-    s = np.digitize(hsv[..., 1], _SV_ENDS, right=True)
-    v = np.digitize(hsv[..., 2], _SV_ENDS, right=True)
-    return np.bincount((9 * h + 3 * s + v).ravel(), minlength=_HSV_BINS).astype(np.float64)
+    code = _hue_codes(variant)[hsv[..., 0]] + 3 * _SV_CODES[hsv[..., 1]] + _SV_CODES[hsv[..., 2]]
+    return np.bincount(code.ravel(), minlength=_HSV_BINS).astype(np.float64)
 
 
 def _correlation(a: Histogram, b: Histogram) -> float:
