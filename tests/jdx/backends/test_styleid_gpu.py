@@ -1,0 +1,48 @@
+"""StyleID on a GPU: the pictures of the CPU, also with features in pinned host memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from jdx.backends.base import ModelSpec
+from jdx.backends.torch.models import load
+from jdx.backends.torch.styleid import CONTENT, STYLE
+from jdx.backends.torch.styleid_memory import FeatureMemory, Place, places, size
+from tests.jdx.backends.test_styleid import engine, pictures, redrawn
+
+__all__ = ["pictures"]  # a fixture
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+def test_equals_the_cpu_wherever_the_features_are(tiny_sd: Path, pictures: list[Path]) -> None:
+    spec, device = ModelSpec(str(tiny_sd)), torch.device("cuda", 0)
+    want = redrawn(engine(load(spec, "cpu", torch.float64)), pictures)
+    models = load(spec, device, torch.float64)
+    near, far = places(device)
+    assert (near.device, far.device, far.pinned) == (device, torch.device("cpu"), True)
+    free = FeatureMemory((near, far))
+    torch.testing.assert_close(
+        redrawn(engine(models, memory=free), pictures).cpu(), want, rtol=1e-8, atol=1e-8
+    )
+    content, style = (size(engine(models).shapes(parts), torch.float64) for parts in (CONTENT, STYLE))
+    assert (free.used(near), free.used(far)) == (3 * content + 2 * style, 0)
+    tight = Place(device, lambda used: style + content)
+    split = FeatureMemory((tight, far))
+    made = redrawn(engine(models, memory=split, batch=2), pictures)
+    assert (split.used(tight), split.used(far)) == (style + content, style + 2 * content)
+    torch.testing.assert_close(made.cpu(), want, rtol=1e-8, atol=1e-8)
+    assert all(x.is_pinned() for x in split.get(engine(models).key(pictures[4], STYLE)).features.values())  # type: ignore[union-attr]
+
+
+def test_bfloat16_stays_close(tiny_sd: Path, pictures: list[Path]) -> None:
+    spec = ModelSpec(str(tiny_sd))
+    want = redrawn(engine(load(spec, "cpu", torch.float64)), pictures)
+    memory = FeatureMemory(places(torch.device("cuda", 0)))
+    made = redrawn(engine(load(spec, "cuda:0", torch.bfloat16), memory=memory), pictures).cpu()
+    assert float((made - want).norm() / want.norm()) < 0.05
