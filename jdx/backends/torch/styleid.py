@@ -74,6 +74,7 @@ def stylise(job: StyliseJob, models: Models, out: Path, progress: Progress, on_s
         finally:
             while finishing:
                 _finish(*finishing.popleft(), out, on_style)
+            memory.trim()
 
 
 def _finish(style: str, files: list[Future[None]], out: Path, on_style: OnStyle) -> None:

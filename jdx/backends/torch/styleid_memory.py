@@ -25,6 +25,8 @@ Shapes = Mapping[tuple[str, str], Shape]
 
 DEVICE_SHARE, HOST_SHARE = 0.6, 0.5
 """Of what is free; the rest is for activations, decoding and the neighbours."""
+KEPT_SHARE = 0.4
+"""Of what a running job may take stays taken after it: training and scoring in the same process come next."""
 ENOUGH = 8
 """Pictures in a pass that keep a device nearly as busy as any larger number."""
 
@@ -105,6 +107,11 @@ class FeatureMemory:
         """Count a job, so that leftovers of older ones are known."""
         self._job += 1
 
+    def trim(self) -> None:
+        """Drop what is more than the neighbours should have to bear between two jobs."""
+        for place in self.places:
+            self._drop_to(place, int(KEPT_SHARE * place.limit(self.used(place))))
+
     def clear(self) -> None:
         """Forget all inversions that are not in use."""
         for key in [key for key in self._entries if not self._busy[key]]:
@@ -140,7 +147,7 @@ class FeatureMemory:
         need = size(shapes, dtype)
         for place in self.places:
             if self._room(place) >= need:
-                self._drop_until(place, need)
+                self._drop_to(place, place.limit(self.used(place)) - need)
                 inverted = Inverted({name: place.empty(shape, dtype) for name, shape in shapes.items()})
                 self._entries[key] = _Entry(place, need, self._job, inverted)
                 return inverted
@@ -171,13 +178,13 @@ class FeatureMemory:
     def _room(self, place: Place) -> int:
         return max(0, place.limit(self.used(place)) - self.used(place, busy_only=True))
 
-    def _drop_until(self, place: Place, need: int) -> None:
-        limit = place.limit(self.used(place))
+    def _drop_to(self, place: Place, most: int) -> None:
+        """Drop idle inversions of a place until it holds at most so many bytes."""
         idle = [key for key, entry in self._entries.items() if entry.place is place and not self._busy[key]]
         stale = [key for key in idle if self._entries[key].job < self._job - 1]
         recent = [key for key in idle if key not in stale]
         for key in [*stale, *reversed(recent)]:
-            if self.used(place) + need <= limit:
+            if self.used(place) <= most:
                 return
             del self._entries[key]
 

@@ -472,6 +472,8 @@ def test_memory_drops_stale_ones_first_then_the_most_recent() -> None:
     assert known(memory, "b") == "b"
     keep(memory, "e")
     assert known(memory, "abde") == "bde"  # a, unused for two jobs, left first
+    memory.trim()  # to 140 bytes of 350
+    assert known(memory, "abde") == "b"
     memory.clear()
     assert known(memory, "abde") == ""
 
