@@ -21,6 +21,11 @@ from jdx.overrides import check_overrides
 
 log = logging.getLogger(__name__)
 
+# OpenMP's threads wait for each other by spinning. Where another process wants the same cores, a spinning thread keeps
+# the one it waits for from running: a training of 9 s took over 100 s. So sleep early; read when torch is imported.
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+    os.environ["GOMP_SPINCOUNT"] = "1000"
+
 OmegaConf.register_new_resolver("jdx", lambda path: str(ROOT / path), replace=True)
 
 USER_ERRORS = (ConfigError, DataError, BackendError)
@@ -61,11 +66,13 @@ def _trial(config: DictConfig) -> float:
 
 
 def _use_threads(threads: int) -> None:
-    """Let the CPU kernels use as many cores as this process may, which in a container is fewer than the host's."""
+    """CPU threads: as asked for, else as OMP_NUM_THREADS says, else all cores that this process may use."""
     import torch
 
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(threads or allowed)
+    if threads:
+        torch.set_num_threads(threads)
+    elif "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
 
 
 def main() -> None:
