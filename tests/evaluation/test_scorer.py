@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 from PIL import Image
 
 from evaluation import FoldersError, Judges, ScoreError, ScoreOptions, Scorer, load_judges, score_folders
+from evaluation.eyes import Eye
 from evaluation.pictures import PictureError
+from evaluation.report import PictureScore, ScoreReport, StyleScore
 from tests.evaluation.tiny import PROMPTS, picture
 
 Folders = tuple[Path, Path]
@@ -126,16 +129,29 @@ def test_nothing_to_score_is_an_error(judges: Judges, challenge_set: Folders) ->
         score_folders(*challenge_set, judges, PLAIN)
 
 
-def test_nan_of_any_network_stops_the_score(judges: Judges) -> None:
-    for role in ("dino", "clip_r", "lpips"):
-        scorer = Scorer(judges, PLAIN)
-        eye = getattr(judges, role)
-        forward = eye.forward
-        eye.forward = lambda x, f=forward: [torch.full_like(seen, math.nan) for seen in f(x)]
-        with pytest.raises(ScoreError, match=r"style a, picture 'Cat'.*nan"):
-            scorer.add_style("a", _pictures(), [picture(50), picture(51)])
-        eye.forward = forward
-        assert scorer.styles == {}
+@pytest.mark.parametrize("role", ["dino", "clip_r", "clip_iqa", "lpips", "fid"])
+def test_nan_of_any_network_stops_the_score(judges: Judges, role: str) -> None:
+    eye: Eye = getattr(judges, role)
+
+    def broken(x: torch.Tensor) -> list[torch.Tensor]:
+        return [torch.full_like(seen, math.nan) for seen in eye.forward(x)]
+
+    # An eye of its own, so that no other role sees the NaN first.
+    setattr(judges, role, replace(eye, digest="broken", forward=broken))
+    scorer = Scorer(judges, PLAIN)
+    with pytest.raises(ScoreError, match=rf"style a, picture 'Cat'.*{role} is nan"):
+        scorer.add_style("a", _pictures(), [picture(50), picture(51)])
+    assert scorer.styles == {}
+
+
+def test_clip_r_counts_pictures_not_styles() -> None:
+    def style(*hits: bool) -> StyleScore:
+        pictures = {str(i): PictureScore(0.1, 0.5, 0.4, 0.7, hit, ()) for i, hit in enumerate(hits)}
+        return StyleScore(0.1, 0.5, 0.4, 0.7, sum(hits) / len(hits), None, pictures)
+
+    styles = {"a": style(True), "b": style(True, False, False)}
+    report = ScoreReport(styles=styles, fid=1.0, judges={}, variants={})
+    assert report.metrics["clip_r"] == 0.5
 
 
 def test_fid_of_one_picture_gives_no_final_score(judges: Judges) -> None:
