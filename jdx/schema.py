@@ -26,6 +26,16 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 @record
+class Suggests:
+    """Settings that suit a model's size; the groups below take them unless told otherwise."""
+
+    unet_lr: Rate
+    text_encoder_lr: Rate
+    steps: Steps
+    guidance_scale: Annotated[float, Field(ge=1.0, le=50.0)]
+
+
+@record
 class Model:
     """A Stable Diffusion 1.x or 2.x in diffusers layout."""
 
@@ -34,6 +44,7 @@ class Model:
     revision: str | None = None
     variant: str | None = None  # weight file variant, such as "fp16"
     resolution: Annotated[int, Field(ge=64, le=2048)]  # pixels; default of training and drawing
+    suggests: Suggests
 
 
 @record

@@ -55,6 +55,7 @@ def _trial(config: DictConfig) -> float:
     from jdx import summary, trial
 
     _use_threads(checked.backend.threads)
+    _hush_libraries()
     result = trial.run(checked, run_dir)
     summary.show(result, checked)
     if result.failed:
@@ -73,6 +74,13 @@ def _use_threads(threads: int) -> None:
         torch.set_num_threads(threads)
     elif "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
         torch.set_num_threads(len(os.sched_getaffinity(0)))
+
+
+def _hush_libraries() -> None:
+    """No bars of transformers about loading weights between ours."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
 
 
 def main() -> None:
