@@ -31,7 +31,7 @@ types: $(VENV)/.installed
 	$(PY) -m mypy jdx evaluation data tests benchmarks
 
 test: lint types
-	$(PY) -m pytest -n auto $(ARGS)
+	$(PY) -m pytest -n auto --dist loadfile $(ARGS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

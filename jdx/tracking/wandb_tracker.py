@@ -177,7 +177,7 @@ def end_service() -> None:
         process.kill()
     try:
         wandb.teardown()
-    except Exception as error:  # it says goodbye to a process that is gone
+    except (Exception, SystemExit) as error:  # it takes leave of a killed service by leaving the program with its code
         log.debug("W&B's teardown after its service was ended: %s: %s", type(error).__name__, error)
 
 

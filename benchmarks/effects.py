@@ -1,0 +1,146 @@
+"""What each method does, measured on the mini world: mean and spread over seeds, as a Markdown table.
+
+    python -m benchmarks.effects [--seeds 0 1 2] [--steps 400] [--only base dreambooth] [--write docs/mini-world.md]
+
+Every row is an ordinary trial (`jdx.trial.run`) on the sample set: 4 styles, 10 references, 12 prompts each. Trials
+share a store, so DreamBooth's adapters are trained once per seed and used by every method that builds on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+import jdx.train  # registers the resolver that the configuration uses
+from jdx import ROOT, trial, validation
+
+assert jdx.train
+
+COMMON = ("lora.rank=32", "tracker=none", "quiet=true")
+# Few words, no prior, a high rate and many steps: where DreamBooth forgets what things look like.
+OVERFIT = ("data.max_references=3", "optim.unet.lr=2e-3", "train.steps=600")
+ROWS: dict[str, tuple[str, ...]] = {
+    "base": ("method=base",),
+    "DreamBooth": ("method=dreambooth",),
+    "+ prior": ("method=prior", "method.prior.per_word=4"),
+    "+ average init": ("method=average",),
+    "StyleID on base": ("method=styleid",),
+    "StyleID on DreamBooth": ("method=styleid_db",),
+    "overfit: DreamBooth": ("method=dreambooth", *OVERFIT),
+    "overfit: + prior": ("method=prior", "method.prior.per_word=4", *OVERFIT),
+}
+METRICS = ("dino", "hist", "lpips", "clip_r", "clip_iqa", "fid", "style_part", "quality_part", "final_score")
+HEADS = ("DINO ↑", "Hist ↑", "LPIPS ↓", "top-5 ↑", "IQA ↑", "FID ↓", "style", "quality", "final")
+MARK = ("<!-- effects: begin -->", "<!-- effects: end -->")
+
+Scores = dict[str, dict[int, dict[str, Any]]]
+
+
+def settings(*overrides: str) -> dict[str, Any]:
+    """The composed configuration as nested dicts."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        plain = OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def measure(rows: Sequence[str], seeds: Sequence[int], out: Path, extra: Sequence[str]) -> Scores:
+    """Run every trial that `out` does not hold yet; returns {row: {seed: metrics}}."""
+    scores: Scores = {row: {} for row in rows}
+    for seed in seeds:
+        for row in rows:
+            folder = out / f"seed{seed}" / "".join(letter if letter.isalnum() else "_" for letter in row)
+            if not (folder / "metrics.json").is_file():
+                start = time.perf_counter()
+                words = [*COMMON, *ROWS[row], *extra, f"train.seed={seed}", f"store.root={out / 'store'}"]
+                trial.run(validation.build(settings(*words)), folder)
+                print(f"{row}, seed {seed}: {time.perf_counter() - start:.0f} s", flush=True)
+            scores[row][seed] = json.loads((folder / "metrics.json").read_text())
+    return scores
+
+
+def table(scores: Scores) -> str:
+    """Markdown: mean ± standard deviation over seeds."""
+    lines = ["| method | " + " | ".join(HEADS) + " |", "|---" * (len(HEADS) + 1) + "|"]
+    for row, by_seed in scores.items():
+        cells = [_cell([by_seed[seed][metric] for seed in by_seed]) for metric in METRICS]
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(values: Sequence[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.3f}{spread}"
+
+
+def claims(scores: Scores) -> str:
+    """The effects that the mini world is meant to show, each with its demand and what was measured."""
+
+    def mean(row: str, metric: str) -> float:
+        return statistics.fmean(metrics[metric] for metrics in scores[row].values())
+
+    asked = [
+        ("DreamBooth's style part over the base's", "≥ .30", ("DreamBooth", "base"), "style_part"),
+        ("average init's hist over DreamBooth's", "≥ .03", ("+ average init", "DreamBooth"), "hist"),
+        ("StyleID's hist over DreamBooth's", "≥ .10", ("StyleID on DreamBooth", "DreamBooth"), "hist"),
+        (
+            "prior's top-5 where DreamBooth overfits",
+            "> 0",
+            ("overfit: + prior", "overfit: DreamBooth"),
+            "clip_r",
+        ),
+    ]
+    lines = ["| effect | wanted | measured |", "|---|---|---|"]
+    for what, wanted, (row, against), metric in asked:
+        if row in scores and against in scores:
+            lines.append(f"| {what} | {wanted} | {mean(row, metric) - mean(against, metric):+.3f} |")
+    if "DreamBooth" in scores:
+        lines.append(f"| DreamBooth's top-5 | ≥ .95 | {mean('DreamBooth', 'clip_r'):.3f} |")
+    return "\n".join(lines)
+
+
+def write(path: Path, text: str) -> None:
+    """Put the tables between the marks of a document."""
+    before, _, rest = path.read_text().partition(MARK[0])
+    _, _, after = rest.partition(MARK[1])
+    path.write_text(f"{before}{MARK[0]}\n{text}\n{MARK[1]}{after}")
+
+
+def main() -> None:
+    """Measure, print, and put the tables into a document if one is named."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--steps", type=int, default=400, help="training steps of all but the overfitting rows"
+    )
+    parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--out", type=Path, default=Path("outputs/effects"))
+    parser.add_argument("--write", type=Path, help="a Markdown file with the marks")
+    parser.add_argument("overrides", nargs="*", help="further settings for every trial")
+    options = parser.parse_args()
+    for row, words in ROWS.items():
+        if not any(word.startswith("train.steps") for word in words):
+            ROWS[row] = (*words, f"train.steps={options.steps}")
+    scores = measure(options.only, options.seeds, options.out.absolute(), options.overrides)
+    environment = json.loads(next(options.out.absolute().glob("seed*/*/trial.json")).read_text())[
+        "environment"
+    ]
+    head = f"{len(options.seeds)} seeds; {environment['device']}, torch {environment['torch']}, {environment['dtype']}."
+    text = f"{head} `python -m benchmarks.effects --steps {options.steps}`\n\n{table(scores)}\n\n{claims(scores)}"
+    print(text)
+    if options.write:
+        write(options.write, text)
+
+
+if __name__ == "__main__":
+    main()
