@@ -18,8 +18,9 @@ MOST_SAMPLES = 64
 """More in one pass gains under 5 % on the largest GPUs, and tensors of 2³¹ elements come in sight."""
 CPU_BUDGET = 4 * GIB
 """A constant, so that one machine packs, and hence rounds, the same way whatever else it is doing."""
-HEADROOM = 1.25
-"""Gradients of activations and kernels' workspaces, on top of what autograd keeps."""
+HEADROOM = 1.1
+"""Gradients of activations and kernels' workspaces. Stable Diffusion 2.1 at 512 px keeps 0.71 GiB a sample in
+bfloat16; 30 samples of 15 adapters of rank 32 peaked on an H200 at 0.99 of what is counted without headroom."""
 COPIES = 10
 """Arrays of an adapter's size alive at once: parameter, gradients, moments, casts, temporaries."""
 

@@ -105,7 +105,7 @@ def test_packs_hold_styles_of_one_structure_and_what_fits() -> None:
     assert planned(job_of(a, b, c)) == [(["00", "05", "11"], 2)]
     assert planned(job_of(a, with_prior(b), c)) == [(["00", "11"], 2), (["05"], 4)]
     assert planned(job_of(a, with_text(b), with_text(c))) == [(["00"], 2), (["05", "11"], 2)]
-    assert planned(job_of(a, b, c), available=700) == [(["00"], 2), (["05", "11"], 2)]  # 300 bytes a style
+    assert planned(job_of(a, b, c), available=700) == [(["00"], 2), (["05", "11"], 2)]  # 276 bytes a style
     assert planned(job_of(a, b), available=250) == [(["00"], 1), (["05"], 1)]
     many = [replace(a, style=f"{k:02d}") for k in range(40)]
     assert [len(styles) for styles, _ in planned(job_of(*many))] == [20, 20]  # 32 styles are 64 samples

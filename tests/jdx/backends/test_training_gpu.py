@@ -19,10 +19,14 @@ pytestmark = [
 ADAPTERS = [with_text(with_prior(adapter)) for adapter in THREE]
 
 
-def test_equals_the_cpu_in_float64(tiny_sd: Path, tmp_path: Path) -> None:
+def test_equals_the_cpu_in_float64(tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moments, results = Moments(tmp_path / "moments"), []
     for device in ("cpu", "cuda"):
         models = load(ModelSpec(str(tiny_sd)), device, torch.float64)
+        embed = models.unet.time_proj.forward
+        # diffusers embeds time steps in float32, where a GPU's sine differs from a CPU's in the last digit.
+        on_cpu = lambda t, embed=embed: embed(t.cpu()).to(t.device)  # noqa: E731
+        monkeypatch.setattr(models.unet.time_proj, "forward", on_cpu)
         job = make_job(moments, models, *ADAPTERS, batch_size=2, dropout=0.1)
         results.append(run(job, models, tmp_path / device))
     for adapter in ADAPTERS:
@@ -43,4 +47,5 @@ def test_a_step_never_waits_for_the_device(tiny_sd: Path, tmp_path: Path) -> Non
                 torch.cuda.set_sync_debug_mode("default")
         return sum("synchroniz" in str(warning.message) for warning in seen)
 
+    waits(2)  # what happens once in a process
     assert waits(12) == waits(4) > 0
