@@ -32,17 +32,14 @@ def model_identity(model: ModelSpec, cache: Path | None = None) -> str:
     """
     folder = Path(model.path).expanduser()
     if folder.is_dir():
-        return "folder:" + _folder_digest(folder, cache)
-    return f"hub:{model.path}@{_hub_commit(model)}" + (f":{model.variant}" if model.variant else "")
+        identity = "folder:" + _folder_digest(folder, cache)
+    else:
+        identity = f"hub:{model.path}@{_hub_commit(model)}"
+    return identity + (f":{model.variant}" if model.variant else "")
 
 
 def _folder_digest(folder: Path, cache: Path | None) -> str:
-    known: dict[str, str] = {}
-    if cache is not None and cache.is_file():
-        try:
-            known = json.loads(cache.read_text())
-        except ValueError:  # a torn or foreign file costs a second look at the weights, nothing more
-            known = {}
+    known = _remembered(cache)
     total = hashlib.sha256()
     fresh: dict[str, str] = {}
     for path in sorted(p for p in folder.rglob("*") if p.suffix in MODEL_FILES and p.is_file()):
@@ -54,6 +51,17 @@ def _folder_digest(folder: Path, cache: Path | None) -> str:
         cache.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(cache, json.dumps(known | fresh, indent=0))
     return total.hexdigest()[:24]
+
+
+def _remembered(cache: Path | None) -> dict[str, str]:
+    """Digests of earlier processes; a torn or foreign file costs a second look at the weights, nothing more."""
+    try:
+        known = json.loads(cache.read_text()) if cache is not None and cache.is_file() else {}
+    except ValueError:
+        return {}
+    if not isinstance(known, dict):
+        return {}
+    return {name: digest for name, digest in known.items() if isinstance(digest, str)}
 
 
 def _hub_commit(model: ModelSpec) -> str:

@@ -1,8 +1,9 @@
 """Finished stages, kept by what went into them: content-addressed, locked, published by rename.
 
 An entry is a folder `ROOT/STAGE/KEY[/PART]`. KEY is a hash of everything that can change the content; `entry.json`
-inside says in plain words what that was. A folder that exists is complete: it was built beside and renamed. A crash
-leaves at most a workspace below `ROOT/.work`, which the next process that opens the store removes.
+inside says in plain words what that was, and names every file with its size. A folder that exists is complete: it was
+built beside and renamed. An entry whose files were cut or removed since is said, dropped and made again. A crash leaves
+at most a workspace below `ROOT/.work`, which the next process that opens the store removes.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+
+from jdx.errors import ConfigError, Fault
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +68,11 @@ class Store:
 
     def __init__(self, root: str | Path):
         self.root = Path(root).expanduser().absolute()
-        (self.root / ".work").mkdir(parents=True, exist_ok=True)
+        try:
+            (self.root / ".work").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            remedy = "give a folder that can be made and written, or export JDX_STORE"
+            raise ConfigError([Fault("store.root", str(root), f"{error.strerror}; {remedy}")]) from error
         self._sweep()
 
     def path(self, stage: str, key: str, part: str = "") -> Path:
@@ -73,14 +80,21 @@ class Store:
         return self.root / stage / key / part if part else self.root / stage / key
 
     def find(self, stage: str, key: str, part: str = "") -> Path | None:
-        """The finished entry, or None."""
+        """The finished entry, or None. One that lost files or parts of them is dropped, and said so."""
         path = self.path(stage, key, part)
-        return path if (path / ENTRY).is_file() else None
+        why = _damage(path)
+        if why is None:
+            return path
+        if path.is_dir() and (part or not _has_parts(path)):
+            log.warning("%s is damaged (%s): it is dropped and will be made again", path, why)
+            self._discard(stage, key, part, lambda folder: _damage(folder) is not None)
+        return None
 
     def parts(self, stage: str, key: str) -> list[str]:
         """Names of the finished parts of an entry, sorted."""
         folder = self.path(stage, key)
-        return sorted(p.name for p in folder.iterdir() if (p / ENTRY).is_file()) if folder.is_dir() else []
+        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        return [name for name in names if self.find(stage, key, name) is not None]
 
     def publish(self, folder: Path, stage: str, key: str, part: str = "", **record: Any) -> Path:
         """Move a built folder into the store and return its final path.
@@ -88,16 +102,18 @@ class Store:
         record: what the key was made of, kept in entry.json. If another process was first, its entry stands.
         """
         target = self.path(stage, key, part)
-        entry = {"stage": stage, "key": key, "part": part, "created": time.time(), **record}
+        entry = {"stage": stage, "key": key, "part": part, "created": time.time(), "files": _sizes(folder)}
+        entry |= record
         write_atomic(folder / ENTRY, json.dumps(entry, indent=1, default=_plain, ensure_ascii=False))
         _sync(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             folder.rename(target)
         except OSError:
-            if not (target / ENTRY).is_file():
-                raise
-            shutil.rmtree(folder)
+            if self.find(stage, key, part) is None:  # what was in the way was damaged, and is gone now
+                folder.rename(target)
+            else:
+                shutil.rmtree(folder)
         return target
 
     def claim(self, stage: str, key: str, part: str = "") -> Path | None:
@@ -119,6 +135,9 @@ class Store:
         The folder is moved away before the mark is looked for: a claim made before the move is seen and the entry
         goes back, a claim made after it fails. So no entry vanishes after its claim.
         """
+        self._discard(stage, key, part, lambda folder: not unclaimed or not (folder / CLAIM).exists())
+
+    def _discard(self, stage: str, key: str, part: str, doom: Callable[[Path], bool]) -> None:
         target = self.path(stage, key, part)
         doomed = self.root / ".work" / f"doomed-{uuid.uuid4().hex}"
         with FileLock(doomed.with_suffix(".lock")):
@@ -126,10 +145,10 @@ class Store:
                 target.rename(doomed)
             except FileNotFoundError:
                 return
-            if unclaimed and (doomed / CLAIM).exists():
-                doomed.rename(target)
-            else:
+            if doom(doomed):
                 shutil.rmtree(doomed)
+            else:
+                doomed.rename(target)
         doomed.with_suffix(".lock").unlink(missing_ok=True)
 
     @contextmanager
@@ -170,6 +189,35 @@ class Store:
             with suppress(Timeout), lock.acquire(timeout=0):
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.with_suffix(".lock").unlink(missing_ok=True)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Size in bytes of every file of an entry that is about to be published."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in {ENTRY, CLAIM})
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+
+
+def _damage(folder: Path) -> str | None:
+    """What an entry lacks, or None when it is whole. Sizes only: reading gigabytes to find nothing costs too much."""
+    try:
+        entry = json.loads((folder / ENTRY).read_text(encoding="utf-8"))
+        sizes = entry.get("files", {}).items()
+    except FileNotFoundError:
+        return f"no {ENTRY}"
+    except (ValueError, AttributeError):
+        return f"{ENTRY} cannot be read"
+    for name, size in sizes:
+        try:
+            now = (folder / name).stat().st_size
+        except FileNotFoundError:
+            return f"no {name}"
+        if now != size:
+            return f"{name} has {now} bytes instead of {size}"
+    return None
+
+
+def _has_parts(folder: Path) -> bool:
+    return not (folder / ENTRY).exists() and any((path / ENTRY).exists() for path in folder.iterdir())
 
 
 def _sync(folder: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from jdx.errors import ConfigError
 from jdx.store import Store, canonical, key_of
 
 
@@ -127,3 +128,38 @@ def test_processes_at_once_make_a_thing_once(tmp_path: Path) -> None:
         maker.join()
     assert [maker.exitcode for maker in makers] == [0, 0, 0]
     assert log.read_text() == "made\n"
+
+
+@pytest.mark.parametrize("harm", ["cut", "lost", "entry", "entry gone", "foreign entry"])
+def test_damaged_entry_is_said_dropped_and_can_be_made_again(
+    store: Store, harm: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = put(store, "hello")
+    if harm == "cut":
+        (path / "text").write_text("hel")
+    elif harm == "lost":
+        (path / "text").unlink()
+    elif harm == "entry gone":
+        (path / "entry.json").unlink()
+    else:
+        (path / "entry.json").write_text('{"stage": "sta' if harm == "entry" else "[1]")
+    assert (put(store, "again") / "text").read_text() == "again"
+    assert "damaged" in caplog.text
+    assert str(path) in caplog.text
+    assert store.find("stage", "k") == path
+    assert list((store.root / ".work").iterdir()) == []
+
+
+def test_damaged_part_is_no_part_and_harms_no_other(store: Store) -> None:
+    first, second = (put(store, text, part=text) for text in ("0000500", "0000800"))
+    (first / "text").unlink()
+    assert store.find("stage", "k") is None  # the entry of parts is no entry, and is left alone
+    assert store.parts("stage", "k") == ["0000800"]
+    assert not first.exists()
+    assert second.is_dir()
+
+
+def test_root_that_cannot_be_made_names_the_setting(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"store\.root"):
+        Store(tmp_path / "file" / "store")
