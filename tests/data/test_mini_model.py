@@ -144,15 +144,14 @@ def test_shuffle_visits_everything_once_an_epoch() -> None:
     assert Shuffle(12, 4, 7, CPU)(4).tolist() == epochs[1][4:8]
 
 
-def _fit(folder: Path, steps: int, deadline: float | None = None) -> dict[str, torch.Tensor]:
+def _fit(folder: Path, stop: int | None = None) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     model = nn.Linear(3, 2)
-    plan = Plan(steps=6, seconds=1e6, batch=1, lr=0.1)
-    stage = Stage("line", {"model": model}, plan, folder, deadline)
+    stage = Stage("line", {"model": model}, Plan(steps=6, seconds=1e6, batch=1, lr=0.1), folder)
 
     def losses(step: int) -> dict[str, torch.Tensor]:
-        if step == steps:
-            raise KeyboardInterrupt
+        if step == stop:
+            stage.deadline = 0.0
         return {"loss": model(torch.randn(4, 3, generator=generator(CPU, step))).square().mean()}
 
     stage.fit(losses)
@@ -161,10 +160,10 @@ def _fit(folder: Path, steps: int, deadline: float | None = None) -> dict[str, t
 
 
 def test_interrupted_stage_ends_as_one_that_was_not(tmp_path: Path) -> None:
-    straight = _fit(tmp_path / "a", steps=-1)
-    with pytest.raises(OutOfTime, match="stage line at 17%, step 1"):
-        _fit(tmp_path / "b", steps=-1, deadline=0.0)
-    resumed = _fit(tmp_path / "b", steps=-1)
+    straight = _fit(tmp_path / "a")
+    with pytest.raises(OutOfTime, match="stage line at 50%, step 3"):
+        _fit(tmp_path / "b", stop=2)
+    resumed = _fit(tmp_path / "b")
     assert all(torch.equal(straight[key], resumed[key]) for key in straight)
 
 
