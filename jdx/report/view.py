@@ -195,7 +195,10 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _texts(value: object) -> tuple[str, ...]:
-    return tuple(str(item) for item in value) if isinstance(value, list | tuple) else ()
+    """Sentences of a list of texts or of the scorer's faults ({"message": ..., "style": ...})."""
+    if not isinstance(value, list | tuple):
+        return ()
+    return tuple(str(item.get("message", item)) if isinstance(item, dict) else str(item) for item in value)
 
 
 def _number(value: object) -> float | None:

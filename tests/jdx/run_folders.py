@@ -47,7 +47,14 @@ def metrics(judges: str = "mini") -> dict[str, Any]:
         "variants": {"histogram": "official"},
         "versions": {"torch": "2.15.0"},
         "n_pictures": 6,
-        "faults": ["00/images/<x>.png was ignored"],
+        "faults": [
+            {
+                "kind": "ignored",
+                "severity": "note",
+                "message": "00/images/<x>.png was ignored",
+                "style": None,
+            }
+        ],
         "complete": True,
         "missing": [],
         "styles": {"00": _style(0.8), "01": _style(0.4)},

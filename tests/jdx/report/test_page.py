@@ -97,6 +97,11 @@ def test_texts_of_the_run_are_escaped(tmp_path: Path) -> None:
     assert page.tags.count("script") == 1
 
 
+def test_faults_of_the_scorer_are_told_in_its_words(tmp_path: Path) -> None:
+    text = write_report(make_run(tmp_path)).read_text()
+    assert "<li>00/images/&lt;x&gt;.png was ignored</li>" in text
+
+
 def test_weakest_style_comes_first(tmp_path: Path) -> None:
     page = page_of(make_run(tmp_path / "run"))
     assert [link for link in page.links if link.startswith("#")] == ["#style-01", "#style-00"]
