@@ -1,9 +1,8 @@
 """The few exception classes of jdx; each one is a decision for the caller.
 
 ConfigError  the user's request is wrong: stop, show every fault, load nothing.
-StyleFailed  one style of a trial cannot go on (its loss left the finite numbers): drop it, keep the others.
-BackendError the machine or the model is at fault (missing weights, out of memory): this attempt failed, a retry
-             on another device may work.
+BackendError the machine or the model is at fault (missing weights, out of memory, disk full): this attempt failed,
+             a retry or another device may work.
 """
 
 from __future__ import annotations
@@ -40,11 +39,3 @@ class ConfigError(ValueError):
 
 class BackendError(RuntimeError):
     """The model, the device or the environment failed; the request itself was valid."""
-
-
-class StyleFailed(RuntimeError):
-    """One style stopped; `style`, `step` and `reason` say which, when and why. Other styles are unharmed."""
-
-    def __init__(self, style: str, step: int, reason: str):
-        self.style, self.step, self.reason = style, step, reason
-        super().__init__(f"style {style} stopped at step {step}: {reason}")

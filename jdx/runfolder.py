@@ -4,18 +4,74 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from jdx.errors import ConfigError, Fault
+from jdx.schema import plain
 from jdx.stages.adapt import Adapters, read_losses
 from jdx.stages.bench import Bench
 from jdx.store import ENTRY, write_atomic
 
+log = logging.getLogger(__name__)
+
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
+MARKS = ("seeds.json", "trial.json")
+"""One of these is there from a trial's beginning to its end: a folder without them holds nobody's trial."""
+RESULTS = (
+    *MARKS,
+    "adapters",
+    "content",
+    "images",
+    "losses.csv",
+    "metrics.json",
+    "references.json",
+    "report.html",
+)
+
+
+@contextmanager
+def owned(run_dir: Path) -> Iterator[None]:
+    """Keep other processes out of a run folder, and an earlier trial's results out of this one's.
+
+    Raises: ConfigError when another process writes there, or when the folder holds things that no trial made.
+    """
+    lock = FileLock(run_dir / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        remedy = "another process is writing into this run folder: wait for it, or choose another one"
+        raise ConfigError([Fault("hydra.run.dir", str(run_dir), remedy)]) from None
+    try:
+        _set_aside(run_dir)
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def _set_aside(run_dir: Path) -> None:
+    """Move an earlier trial's results to earlier/N: left in place they would be mixed with ours and scored."""
+    there = [name for name in RESULTS if (run_dir / name).exists()]
+    if not there:
+        return
+    if not any(name in there for name in MARKS):
+        what = f"holds {', '.join(there)}, which no trial made: choose another folder, or move them away"
+        raise ConfigError([Fault("hydra.run.dir", str(run_dir), what)])
+    aside = next(p for n in count(1) if not (p := run_dir / "earlier" / str(n)).exists())
+    aside.mkdir(parents=True)
+    for name in there:
+        (run_dir / name).rename(aside / name)
+    log.warning("the run folder held an earlier trial: %s moved to %s", ", ".join(there), aside)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -33,7 +89,6 @@ def put_adapters(run_dir: Path, adapters: Adapters) -> None:
         for step, folder in steps.items():
             target = run_dir / "adapters" / ("" if step == last else f"step_{step}") / style / ADAPTER_FILE
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.unlink(missing_ok=True)
             try:
                 os.link(folder / ADAPTER_FILE, target)
             except OSError:
@@ -90,6 +145,7 @@ def record(
         "failed_styles": {
             style: {"step": step, "reason": reason} for style, (step, reason) in failed.items()
         },
+        "config": plain(bench.config),
         "notes": list(bench.challenge.notes),
         "entries": {
             stage: {

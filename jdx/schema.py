@@ -7,10 +7,11 @@ other. Code below `train.py` sees only these records, never a config object.
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 _RECORD = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
@@ -22,6 +23,9 @@ Rate = Annotated[float, Field(ge=0.0, le=1.0)]  # learning rate
 Rank = Annotated[int, Field(ge=0, le=1024)]  # 0 = this network is not adapted
 Count = Annotated[int, Field(ge=1)]
 OptionalCount = Annotated[int | None, Field(ge=1)]
+Location = Annotated[
+    str, Field(min_length=1), AfterValidator(os.path.expanduser)
+]  # a path, or a name beside paths
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -40,7 +44,7 @@ class Model:
     """A Stable Diffusion 1.x or 2.x in diffusers layout."""
 
     name: str  # what the leaderboard calls it
-    path: str  # a folder or a hub id
+    path: Location  # a folder or a hub id
     revision: str | None = None
     variant: str | None = None  # weight file variant, such as "fp16"
     resolution: Annotated[int, Field(ge=64, le=2048)]  # pixels; default of training and drawing
@@ -52,7 +56,7 @@ class Data:
     """A set in the challenge layout: NN/images/OBJECT.png and NN/prompt.json."""
 
     name: str
-    root: str  # folder that holds the style folders
+    root: Location  # folder that holds the style folders
     styles: list[str | int] | None = None  # which styles; null = all
     max_references: OptionalCount = None  # references per style; null = all
     max_prompts: OptionalCount = None  # prompts per style; null = all
@@ -91,7 +95,7 @@ class Prior:
 class Init:
     """Where drawing starts."""
 
-    picture: str  # "none" = noise, "average" = mean of the style's references, or a picture's path
+    picture: Location  # "none" = noise, "average" = mean of the style's references, or a picture's path
     strength: Annotated[float, Field(gt=0.0, le=1.0)]  # share of the sampler's steps that is run
 
 
@@ -199,25 +203,25 @@ class Sampler:
     resolution: Annotated[int, Field(ge=64, le=2048, multiple_of=8)]  # pixels
     lora_scale: Annotated[float, Field(ge=0.0, le=4.0)] = 1.0
     seed: Seed | None = None  # null = train.seed; each picture's seed is drawn from (this, style, prompt)
-    seeds: str | None = None  # a seeds.json that fixes the seeds of some pictures
+    seeds: Location | None = None  # a seeds.json that fixes the seeds of some pictures
 
 
 @record
 class Networks:
     """Local copies of single judges' networks; null = as the judge set says."""
 
-    dino: str | None = None
-    clip_r: str | None = None
-    clip_iqa: str | None = None
-    lpips: str | None = None
-    fid: str | None = None
+    dino: Location | None = None
+    clip_r: Location | None = None
+    clip_iqa: Location | None = None
+    lpips: Location | None = None
+    fid: Location | None = None
 
 
 @record
 class Evaluation:
     """Which judges score the pictures; `none` skips the score."""
 
-    judges: str  # "challenge", "mini", "none", or a judges.json
+    judges: Location  # "challenge", "mini", "none", or a judges.json
     histogram: Literal["official", "corrected"] = "official"
     fid_resize: Literal["tf1", "antialias"] = "tf1"
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
@@ -255,7 +259,7 @@ class Backend:
 class Store:
     """Where finished stages are kept for reuse."""
 
-    root: str
+    root: Location
 
 
 @record
@@ -291,3 +295,16 @@ def leaves(record_type: type[Any] = TrialConfig, prefix: str = "") -> dict[str, 
         if hasattr(field.annotation, "__pydantic_fields__"):
             found |= leaves(field.annotation, f"{key}.")
     return found
+
+
+def is_text(field: Any) -> bool:
+    """Whether a setting's value can be one text, by its pydantic field."""
+
+    def texts(kind: Any) -> bool:
+        if get_origin(kind) is list:
+            return False
+        return kind is str or any(
+            texts(part) for part in get_args(kind) if isinstance(part, type) or get_args(part)
+        )
+
+    return texts(field.annotation)

@@ -61,7 +61,5 @@ def _label(config: TrialConfig) -> str:
 
 def _near(path: Path) -> str:
     """Relative to the current folder when that is shorter."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
+    here = Path.cwd()
+    return str(path.relative_to(here)) if here in path.parents else str(path)

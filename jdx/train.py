@@ -8,16 +8,20 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from data.challenge import DataError
+from data.faults import DataError
 from jdx import ROOT
-from jdx.errors import BackendError, ConfigError
-from jdx.overrides import check_overrides
+from jdx.disk import is_told
+from jdx.errors import BackendError, ConfigError, Fault
+from jdx.overrides import check_overrides, understood
 
 log = logging.getLogger(__name__)
 
@@ -47,16 +51,15 @@ def train(config: DictConfig) -> float:
 def _trial(config: DictConfig) -> float:
     from jdx import validation
 
-    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
-    assert isinstance(plain, dict)
-    checked = validation.build({str(key): value for key, value in plain.items()})
-    run_dir = Path(HydraConfig.get().runtime.output_dir)
-    # Imported late: a wrong setting is told in a second, not after torch has loaded.
+    runtime = HydraConfig.get().runtime
+    checked = validation.build(validation.anchored(_resolved(config), Path(runtime.cwd)))
+    # Imported late, like torch below: a wrong setting or path is told in a second, not after they have loaded.
     from jdx import summary, trial
 
+    challenge = trial.read_set(checked)
     _use_threads(checked.backend.threads)
     _hush_libraries()
-    result = trial.run(checked, run_dir)
+    result = trial.run(checked, Path(runtime.output_dir), challenge)
     summary.show(result, checked)
     if result.failed:
         log.error(
@@ -64,6 +67,16 @@ def _trial(config: DictConfig) -> float:
         )
         return math.nan
     return math.nan if result.final_score is None else result.final_score
+
+
+def _resolved(config: DictConfig) -> dict[str, Any]:
+    """The composed configuration as nested dicts, interpolations resolved. Raises: ConfigError."""
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+    except OmegaConfBaseException as error:
+        key = str(error.full_key or "configuration")
+        raise ConfigError([Fault(key, "", str(error.msg or error).splitlines()[0])]) from None
+    return {str(key): value for key, value in plain.items()} if isinstance(plain, dict) else {}
 
 
 def _use_threads(threads: int) -> None:
@@ -85,24 +98,33 @@ def _hush_libraries() -> None:
 
 def main() -> None:
     """The command: check the words, then let Hydra compose and run."""
-    # `+experiment=NAME` would come last and undo debug=tiny; the group has its place in the defaults list.
-    sys.argv[1:] = [
-        word.removeprefix("+") if word.startswith("+experiment=") else word for word in sys.argv[1:]
-    ]
+    typed, sys.argv[1:] = sys.argv[1:], understood(sys.argv[1:])
     try:
         check_overrides(sys.argv[1:])
     except ConfigError as error:
-        print(f"{error}\n\nAll settings: python -m jdx.train --cfg job", file=sys.stderr)
-        raise SystemExit(2) from None
+        _stop(f"{error}\n\nAll settings: python -m jdx.train --cfg job")
+    # With this, Hydra passes errors on instead of printing a traceback of its own and exiting.
+    wants_all = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         train()
+    except (*USER_ERRORS, HydraException, OmegaConfBaseException, OSError) as error:
+        if wants_all or (isinstance(error, OSError) and not is_told(error)):
+            raise
+        cause = f"\n{error.__cause__}" if isinstance(error, HydraException) and error.__cause__ else ""
+        _stop(f"\n{error}{cause}")
     except KeyboardInterrupt:
-        again = "python -m jdx.train " + shlex.join(sys.argv[1:])
+        again = "python -m jdx.train " + shlex.join(typed)
         print(
             f"\nInterrupted. Finished stages and training up to the last checkpoint are kept; to go on:\n  {again}",
             file=sys.stderr,
         )
         raise SystemExit(130) from None
+
+
+def _stop(message: str) -> NoReturn:
+    print(message, file=sys.stderr)
+    raise SystemExit(2)
 
 
 if __name__ == "__main__":

@@ -15,14 +15,16 @@ from jdx import runfolder
 from jdx.backends import make_backend
 from jdx.backends.base import ModelSpec
 from jdx.digests import model_identity
+from jdx.disk import told
 from jdx.errors import BackendError, ConfigError, Fault
 from jdx.progress import Progress
 from jdx.report.page import write_report
+from jdx.runfolder import owned
 from jdx.schema import TrialConfig, plain
 from jdx.stages.adapt import Adapters, adapt, adapter_specs
 from jdx.stages.bench import Bench
 from jdx.stages.encode import crop_of, encode
-from jdx.stages.generate import generate, seeds_of
+from jdx.stages.generate import Seeds, generate, seeds_of
 from jdx.stages.prior import class_pictures
 from jdx.stages.score import check_judges, score
 from jdx.stages.stylise import reference_faults, stylise
@@ -58,21 +60,25 @@ class _Watch:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-def run(config: TrialConfig, run_dir: Path, command: str = "") -> TrialResult:
-    """Run one trial into `run_dir` (the formats are in docs/formats.md).
+def run(config: TrialConfig, run_dir: Path, challenge: ChallengeSet | None = None) -> TrialResult:
+    """Run one trial into `run_dir` (formats: docs/formats.md); challenge: what `read_set` gave, if it was asked.
 
     Raises: ConfigError, DataError (before any weight is loaded), BackendError. A style whose loss leaves the finite
-    numbers is dropped and named in the result; the others go on.
+    numbers is dropped and named in the result; the others go on. Results of an earlier trial in `run_dir` are moved
+    to `earlier/N` there.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    challenge = read_set(config)
-    with Progress(quiet=config.quiet) as progress:
-        bench = _open(config, challenge, progress)
-        bench.tracker.start(_run_info(config, run_dir))
-        try:
-            return _stages(bench, run_dir)
-        finally:
-            bench.tracker.close()
+    with (
+        told({"store": Path(config.store.root).expanduser().absolute(), "run folder": run_dir}),
+        Progress(quiet=config.quiet) as progress,
+    ):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        bench, seeds = _open(config, read_set(config) if challenge is None else challenge, progress)
+        with owned(run_dir):
+            bench.tracker.start(_run_info(config, run_dir))
+            try:
+                return _stages(bench, run_dir, seeds)
+            finally:
+                bench.tracker.close()
 
 
 def read_set(config: TrialConfig) -> ChallengeSet:
@@ -87,8 +93,8 @@ def read_set(config: TrialConfig) -> ChallengeSet:
     )
 
 
-def _open(config: TrialConfig, challenge: ChallengeSet, progress: Progress) -> Bench:
-    """Make the tools, and look for every fault that can be seen without loading weights."""
+def _open(config: TrialConfig, challenge: ChallengeSet, progress: Progress) -> tuple[Bench, Seeds]:
+    """Make the tools and draw the seeds, and look for every fault that can be seen without loading weights."""
     settings = config.backend
     backend = make_backend(
         settings.name, device=settings.device, dtype=settings.dtype, threads=settings.threads
@@ -99,6 +105,11 @@ def _open(config: TrialConfig, challenge: ChallengeSet, progress: Progress) -> B
     faults = [Fault("model.path", config.model.path, text) for text in backend.check(model)]
     faults += reference_faults(bench)
     faults += check_judges(config.evaluation)
+    seeds: Seeds = {}
+    try:
+        seeds = seeds_of(bench)
+    except ConfigError as error:
+        faults += error.faults
     if faults:
         raise ConfigError(faults)
     identity = {
@@ -108,7 +119,7 @@ def _open(config: TrialConfig, challenge: ChallengeSet, progress: Progress) -> B
     }
     for note in challenge.notes:
         log.warning("%s", note)
-    return replace(bench, identity=identity)
+    return replace(bench, identity=identity), seeds
 
 
 def _run_info(config: TrialConfig, run_dir: Path) -> RunInfo:
@@ -117,15 +128,14 @@ def _run_info(config: TrialConfig, run_dir: Path) -> RunInfo:
     return RunInfo(name=name, run_dir=run_dir, config=plain(config), group=config.tracker.group, tags=tags)
 
 
-def _stages(bench: Bench, run_dir: Path) -> TrialResult:
+def _stages(bench: Bench, run_dir: Path, seeds: Seeds) -> TrialResult:
     watch = _Watch()
     folders: dict[str, Mapping[str, Path]] = {}
+    runfolder.write_json(run_dir / "seeds.json", seeds)
     adapters = _adapters(bench, watch, folders)
     runfolder.put_adapters(run_dir, adapters)
     runfolder.put_losses(run_dir, adapters)
     runfolder.put_references(run_dir, bench)
-    seeds = seeds_of(bench)
-    runfolder.write_json(run_dir / "seeds.json", seeds)
     drawn = _drawn_styles(bench, adapters)
     with watch("generate"):
         folders["generate"] = generate(bench, drawn, seeds)

@@ -40,12 +40,58 @@ def build(config: Mapping[str, Any]) -> TrialConfig:
     return trial
 
 
+LOCATIONS = {
+    "data": ("root",),
+    "store": ("root",),
+    "model": ("path",),
+    "sampler": ("seeds",),
+    "evaluation": ("judges",),
+    "evaluation.networks": ("dino", "clip_r", "clip_iqa", "lpips", "fid"),
+    "method.init": ("picture",),
+}
+"""Settings that hold a path, some of them beside names such as `mini`."""
+PLACES = {"data.root", "store.root"}
+"""Those that are paths whether there is something or not."""
+
+
+def anchored(config: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """The configuration with its relative paths taken from `base`, the folder in which the command was typed.
+
+    Hydra's `hydra.job.chdir=true` and some launchers run a job elsewhere; its paths must mean the same there.
+    """
+    fixed: dict[str, Any] = json.loads(json.dumps(config))
+    if base == Path.cwd():
+        return fixed
+    for section, names in LOCATIONS.items():
+        group: Any = fixed
+        for part in section.split("."):
+            group = group.get(part) if isinstance(group, dict) else None
+        for name in names:
+            path = group.get(name) if isinstance(group, dict) else None
+            if not isinstance(path, str) or path in {"", "???"} or path.startswith("~"):
+                continue
+            if f"{section}.{name}" in PLACES or (base / path).exists():
+                group[name] = str(base / path)
+    return fixed
+
+
 def _missing(config: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
     for key, value in config.items():
         if isinstance(value, Mapping):
             yield from _missing(value, f"{prefix}{key}.")
         elif value == "???":
             yield f"{prefix}{key}"
+
+
+WORDS = {
+    "int_type": "must be a whole number, written without point or exponent",
+    "float_type": "must be a number, such as 0.5 or 1e-4",
+    "bool_type": "must be true or false",
+    "string_type": "must be a text; quote it if it looks like something else: KEY=\"'5'\"",
+    "list_type": "must be a list in brackets, such as [a,b]",
+    "string_too_short": "is empty: give a value, or null where the setting has no value by default",
+}
+"""Pydantic's kinds of errors, said for people who write overrides."""
 
 
 def _fault(problem: Mapping[str, Any]) -> Fault:
@@ -57,6 +103,8 @@ def _fault(problem: Mapping[str, Any]) -> Fault:
         return Fault(key, repr(value), f"no such setting{did_you_mean(key)}")
     if problem["type"] in {"missing", "missing_argument", "missing_keyword_only_argument"}:
         return Fault(key, "", "missing: its config group should set it")
+    if problem["type"] in WORDS:
+        return Fault(key, _short(value), WORDS[problem["type"]])
     text = problem["msg"].removeprefix("Input ").removeprefix("Value error, ")
     return Fault(key, _short(value), text)
 

@@ -79,10 +79,12 @@ def adapt(
     lacking = [s for s in specs if any(store.claim(STAGE, keys[s], part_name(n)) is None for n in wanted)]
     if lacking:
         with store.locked(STAGE, [keys[style] for style in lacking], "adapters"):
-            for start, styles in _by_start(bench, {style: keys[style] for style in lacking}, wanted).items():
+            legs = _legs(bench, {style: keys[style] for style in lacking}, wanted)
+            for leg, styles in legs.items():
                 result.failed |= _train(
-                    bench, [specs[s] for s in styles], start, wanted, keys, recipes, moments, prior_moments
+                    bench, [specs[s] for s in styles], leg, wanted, keys, recipes, moments, prior_moments
                 )
+            lacking = [style for styles in legs.values() for style in styles]
             _drop_checkpoints(bench, [keys[style] for style in lacking], wanted)
     bench.count(STAGE, len(lacking), len(specs) - len(lacking))
     for style in specs:
@@ -115,21 +117,22 @@ def _recipe(
     }
 
 
-def _by_start(bench: Bench, keys: Mapping[str, str], wanted: list[int]) -> dict[int, list[str]]:
-    """Styles by the snapshot that they go on from (0 = from the beginning)."""
-    groups: dict[int, list[str]] = defaultdict(list)
+def _legs(bench: Bench, keys: Mapping[str, str], wanted: list[int]) -> dict[tuple[int, int], list[str]]:
+    """Styles by the snapshot that they go on from (0 = from the beginning) and the last one that they lack."""
+    groups: dict[tuple[int, int], list[str]] = defaultdict(list)
     for style, key in keys.items():
         there = {int(part) for part in bench.store.parts(STAGE, key)}
         missing = [step for step in wanted if step not in there]
         if missing:  # else another process made them while we waited for the lock
-            groups[max((step for step in there if step < missing[0]), default=0)].append(style)
+            start = max((step for step in there if step < missing[0]), default=0)
+            groups[start, missing[-1]].append(style)
     return dict(sorted(groups.items()))
 
 
 def _train(
     bench: Bench,
     specs: list[AdapterSpec],
-    start: int,
+    leg: tuple[int, int],
     wanted: list[int],
     keys: Mapping[str, str],
     recipes: Mapping[str, dict[str, Any]],
@@ -137,12 +140,13 @@ def _train(
     prior_moments: Mapping[str, Path],
 ) -> dict[str, tuple[int, str]]:
     config, store = bench.config, bench.store
+    start, end = leg
     styles = [spec.style for spec in specs]
     job = TrainJob(
         model=bench.model,
         adapters=tuple(specs),
         moments={style: moments[style] for style in styles},
-        snapshots=_stops(start, wanted, config.train.checkpoint_every),
+        snapshots=_stops(start, [step for step in wanted if step <= end], config.train.checkpoint_every),
         schedule=ScheduleSpec(config.optim.schedule, config.optim.warmup_steps),
         schedule_steps=config.train.steps,
         batch_size=config.train.batch_size,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from jdx.methods.average import average_picture
 from jdx.methods.prompts import write
 from jdx.stages.bench import Bench, Publish, make
 
+log = logging.getLogger(__name__)
+
 VERSION = 1
 
 Seeds = dict[str, dict[str, int]]
@@ -26,6 +29,7 @@ def seeds_of(bench: Bench) -> Seeds:
     sampler = bench.config.sampler
     seed = bench.config.train.seed if sampler.seed is None else sampler.seed
     fixed = read_seeds(Path(sampler.seeds)) if sampler.seeds is not None else {}
+    _tell_unused(fixed, bench)
     seeds: Seeds = {}
     for style in bench.challenge.styles:
         given = fixed.get(style.id, {})
@@ -34,6 +38,18 @@ def seeds_of(bench: Bench) -> Seeds:
             for prompt in style.prompts
         }
     return seeds
+
+
+def _tell_unused(fixed: Seeds, bench: Bench) -> None:
+    """Say which seeds of the file name no picture of this trial: a misspelt prompt would silently get another seed."""
+    drawn = {style.id: {prompt.text for prompt in style.prompts} for style in bench.challenge.styles}
+    prompts = sorted(f"{s}/{p}" for s, some in fixed.items() if s in drawn for p in some if p not in drawn[s])
+    for what, names in (("prompts", prompts), ("styles", sorted(fixed.keys() - drawn.keys()))):
+        if names:
+            shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+            log.warning(
+                "sampler.seeds names %d %s that this trial does not draw: %s", len(names), what, shown
+            )
 
 
 def read_seeds(path: Path) -> Seeds:
@@ -84,8 +100,8 @@ def start_pictures(bench: Bench, styles: list[str], work: Path) -> dict[str, Ini
     if init.picture == "none":
         return {}
     starts = {}
-    for style in styles:
-        path = work / f"start-{style}.png"
+    for number, style in enumerate(styles):
+        path = work / f"start-{number}.png"
         if init.picture == "average":
             references = [reference.path for reference in bench.style(style).references]
             average_picture(references, bench.config.sampler.resolution).save(path)

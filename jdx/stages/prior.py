@@ -44,9 +44,8 @@ def _job(bench: Bench, word: str) -> StyleDrawJob:
     prior, seed = bench.config.method.prior, bench.config.train.seed
     prompt = write(prior.draw, object=word, style="")
     pictures = tuple(
-        PictureSpec(
-            f"{word}-{n:03d}.png", prompt, "", draws.picture_seed(seed, "class picture", f"{word} {n}")
-        )
+        # numbered, not named: a word may already be as long as a file name can be
+        PictureSpec(f"{n:03d}.png", prompt, "", draws.picture_seed(seed, "class picture", f"{word} {n}"))
         for n in range(prior.per_word)
     )
     return StyleDrawJob(style=word, adapter=None, pictures=pictures)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from evaluation import JudgesError, JudgeSpec, ScoreOptions, Scorer
-from evaluation.weights import locate
-from jdx.errors import Fault
+from evaluation.errors import EvaluationError, JudgesError
+from jdx.errors import BackendError, Fault
 from jdx.schema import Evaluation, plain
 from jdx.stages.bench import Bench
+
+if TYPE_CHECKING:  # the scorer brings torch: imported when it is needed, so that a wrong path is told at once
+    from evaluation import JudgeSpec
 
 NONE = "none"
 
 
 def judges_of(settings: Evaluation) -> JudgeSpec:
     """The judge set of the config, with local weights where it points to some. Raises JudgesError."""
+    from evaluation import JudgeSpec
+
     return JudgeSpec.named(settings.judges).pointed_at(plain(settings.networks))
 
 
@@ -24,6 +29,8 @@ def check_judges(settings: Evaluation) -> list[Fault]:
     """What keeps the judges from scoring, seen before a trial spends its hours; hub networks are fetched here."""
     if settings.judges == NONE:
         return []
+    from evaluation.weights import locate
+
     try:
         locate(judges_of(settings))
     except JudgesError as error:
@@ -34,6 +41,8 @@ def check_judges(settings: Evaluation) -> list[Fault]:
 
 def score(bench: Bench, pictures: Mapping[str, Mapping[str, Path]]) -> dict[str, Any]:
     """The content of metrics.json for {style: {prompt: picture}}; each style is told to the tracker when it is done."""
+    from evaluation import ScoreOptions, Scorer
+
     settings = bench.config.evaluation
     if settings.judges == NONE:
         return {"final_score": None, "styles": {}, "complete": False, "judges": {"name": NONE}}
@@ -43,7 +52,7 @@ def score(bench: Bench, pictures: Mapping[str, Mapping[str, Path]]) -> dict[str,
         device=bench.config.backend.device,
         batch_size=settings.batch_size,
     )
-    with bench.progress.task("scoring", sum(map(len, pictures.values()))) as task:
+    with _told(), bench.progress.task("scoring", sum(map(len, pictures.values()))) as task:
         scorer = Scorer(judges_of(settings), options)
         for style, some in pictures.items():
             references = [reference.path for reference in bench.style(style).references]
@@ -57,6 +66,15 @@ def score(bench: Bench, pictures: Mapping[str, Mapping[str, Path]]) -> dict[str,
         "missing": sorted({*report["missing"], *missing}),
         "complete": report["complete"] and not missing,
     }
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """The scorer's own errors as the trial's: said without a traceback, and this attempt failed."""
+    try:
+        yield
+    except EvaluationError as error:
+        raise BackendError(f"scoring: {error}") from error
 
 
 def _numbers(scores: Mapping[str, Any]) -> dict[str, float]:

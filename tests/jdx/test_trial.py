@@ -214,3 +214,103 @@ def test_faults_of_model_and_judges_are_told_before_any_work(lab: Lab, tmp_path:
     assert "unet" in text
     assert "dino" in text
     assert not (lab.root / "store" / "encode").exists()
+
+
+def test_snapshot_asked_for_later_trains_no_further_than_it(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jdx.backends.torch.backend import TorchBackend
+
+    jobs: list[Any] = []
+    train = TorchBackend.train
+
+    def watched(self: TorchBackend, job: Any, *rest: Any) -> Any:
+        jobs.append((job.start_step, job.snapshots))
+        return train(self, job, *rest)
+
+    monkeypatch.setattr(TorchBackend, "train", watched)
+    lab.run("train.steps=6")
+    _, run = lab.run("train.steps=6", "train.snapshots=[2]")
+    assert jobs == [(0, (6,)), (0, (2,))]
+    assert (run / "adapters" / "step_2" / "00").is_dir()
+
+
+def test_damaged_entries_are_made_again_and_give_the_same(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    _, one = lab.run()
+    store = lab.root / "store"
+    next(store.glob("generate/*/Dog.png")).unlink()
+    next(store.glob("encode/*/moments.safetensors")).write_bytes(b"")
+    next(store.glob("train/*/*/state.safetensors")).write_bytes(b"cut")
+    _, two = lab.run()
+    assert caplog.text.count("is damaged") == 3
+    assert {stage: count["made"] for stage, count in made(two).items()} == {
+        "encode": 1,
+        "train": 1,
+        "generate": 1,
+    }
+    ours, theirs = pixels(one / "images"), pixels(two / "images")
+    assert ours.keys() == theirs.keys()
+    # trained alone this time: kernels may round differently at another batch size
+    assert all(np.abs(ours[name].astype(int) - theirs[name]).max() <= 1 for name in ours)
+
+
+def test_run_folder_used_again_holds_one_trial_only(lab: Lab) -> None:
+    lab.run("method=base")
+    lab.runs = 0
+    _, run = lab.run("method=base", "data.styles=[05]")
+    assert sorted(pixels(run / "images")) == ["05/Dog.png", "05/Ice cream.png"]
+    assert sorted(pixels(run / "earlier" / "1" / "images"))[0] == "00/Dog.png"
+    assert json.loads((run / "trial.json").read_text())["config"]["data"]["styles"] == ["05"]
+
+
+def test_seeds_that_name_nothing_are_said(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    seeds = lab.root / "seeds.json"
+    seeds.write_text(json.dumps({"00": {"Dog": 7, "Dgo": 8}, "5": {"Dog": 9}}))
+    lab.run("method=base", f"sampler.seeds={seeds}")
+    assert "1 prompts that this trial does not draw: 00/Dgo" in caplog.text
+    assert "1 styles that this trial does not draw: 5" in caplog.text
+
+
+def test_faults_of_a_seeds_file_are_told_before_any_work(lab: Lab) -> None:
+    seeds = lab.root / "seeds.json"
+    seeds.write_text(json.dumps({"00": {"Dog": -7}}))
+    with pytest.raises(ConfigError, match=r"whole number(.|\n)*dino|dino(.|\n)*whole number"):
+        lab.run(f"sampler.seeds={seeds}", "evaluation.networks.dino=.")
+    assert not (lab.root / "store" / "encode").exists()
+
+
+def test_two_styles_with_the_same_pictures_to_draw(lab: Lab) -> None:
+    seeds = lab.root / "seeds.json"
+    seeds.write_text(json.dumps({style: {"Dog": 7, "Ice cream": 8} for style in STYLES}))
+    _, run = lab.run("method=base", f"sampler.seeds={seeds}")
+    drawn = pixels(run / "images")
+    assert len(drawn) == 4
+    assert np.array_equal(drawn["00/Dog.png"], drawn["05/Dog.png"])
+
+
+def test_names_as_long_as_a_file_can_have(lab: Lab) -> None:
+    word, style = "狗" * 83, "风" * 85  # 249 bytes and .png; 255 bytes
+    root = lab.root / "long"
+    make_style(root / style, pictures=(), prompts={"0": word})
+    noise(72, 1).save(root / style / "images" / "cat.png")
+    settings = (f"data.root={root}", "method=prior", "method.init.picture=average", "method.prior.per_word=1")
+    _, run = lab.run(
+        *(f"{k}='{v}'" for k, _, v in (s.partition("=") for s in settings[:1])),
+        *settings[1:],
+        "method.prior.sampler.steps=2",
+        "evaluation.judges=none",
+    )
+    assert list(pixels(run / "images")) == [f"{style}/{word}.png"]
+
+
+def test_scorer_that_cannot_score_is_a_failed_attempt(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    import evaluation
+    from evaluation.pictures import PictureError
+    from jdx.errors import BackendError
+
+    def fail(*_: Any) -> Any:
+        raise PictureError("Dog.png: not a readable picture")
+
+    monkeypatch.setattr(evaluation.Scorer, "add_style", fail)
+    with pytest.raises(BackendError, match=r"scoring: Dog\.png"):
+        lab.run("method=base")

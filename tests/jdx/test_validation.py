@@ -7,7 +7,7 @@ import pytest
 
 from jdx.errors import ConfigError
 from jdx.overrides import check_overrides
-from jdx.validation import build
+from jdx.validation import anchored, build
 from tests.configs import compose_plain
 
 Faults = dict[str, str]
@@ -102,3 +102,35 @@ def test_seeds_file_is_checked_whole(tmp_path: Path, write_json: Callable[[Path,
     with pytest.raises(ConfigError) as caught:
         read_seeds(bad)
     assert len(caught.value.faults) == 3
+
+
+def test_paths_mean_the_same_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "weights").mkdir()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    config = compose_plain(
+        "data=challenge",
+        "data.root=set",
+        "model.path=weights",
+        "evaluation=challenge",
+        "evaluation.networks.fid=weights",
+    )
+    fixed = anchored(config, tmp_path)
+    assert fixed["data"]["root"] == str(tmp_path / "set")
+    assert fixed["store"]["root"] == str(tmp_path / "outputs" / "store")
+    assert fixed["model"]["path"] == fixed["evaluation"]["networks"]["fid"] == str(tmp_path / "weights")
+    assert fixed["evaluation"]["judges"] == "challenge"
+    assert fixed["method"]["init"]["picture"] == "none"
+    assert anchored(config, elsewhere) == config
+
+
+@pytest.mark.parametrize("key", ["data.root", "store.root", "model.path", "evaluation.judges"])
+def test_empty_path_is_refused_since_it_would_mean_here(key: str) -> None:
+    assert "empty" in faults_of(f"{key}=")[key]
+
+
+def test_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    trial = build(compose_plain("data.root='~/set'", "store.root='~/store'"))
+    assert (trial.data.root, trial.store.root) == ("/home/someone/set", "/home/someone/store")

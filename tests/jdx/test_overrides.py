@@ -1,0 +1,71 @@
+"""What people type, before Hydra reads it."""
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from jdx.errors import ConfigError
+from jdx.overrides import TEXTS, check_overrides, understood
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/数据/A", "~/set", "/a(1)/b", "/it's", "C:\\é\\", "a\\'é\\\\'b", "{object} in style", "ugly, blurry", "x=y #1",
+        "/plain/path", "two words", "${oc.env:HOME}",
+    ],
+)  # fmt: skip
+def test_text_arrives_as_it_was_typed(text: str) -> None:
+    (word,) = understood([f"sampler.negative_prompt={text}"])
+    override = OverridesParser.create().parse_override(word)
+    assert not override.is_sweep_override()
+    value = override.value()
+    assert value == text
+    check_overrides([word])
+
+
+def test_texts_are_the_settings_of_one_text() -> None:
+    assert {"data.root", "model.path", "sampler.seeds", "method.styleid.reference", "hydra.run.dir"} <= TEXTS
+    assert not TEXTS & {"tags", "data.styles", "lora.rank", "lora.unet.targets", "quiet", "data"}
+
+
+def test_in_a_sweep_a_comma_separates() -> None:
+    assert understood(["sampler.seeds=a,b", "-m"]) == ["sampler.seeds=a,b", "-m"]
+    assert understood(["sampler.seeds=é,b", "--multirun"])[0] == "sampler.seeds=é,b"
+
+
+def test_flags_may_stand_anywhere_and_experiment_keeps_its_place() -> None:
+    words = understood(["data=sample", "-m", "+experiment=baseline", "--cfg", "job", "+x=1"])
+    assert words == ["data=sample", "experiment=baseline", "+x=1", "-m", "--cfg", "job"]
+
+
+def faults_of(*words: str) -> dict[str, str]:
+    with pytest.raises(ConfigError) as caught:
+        check_overrides(words)
+    return {f"{fault.key}={fault.value}": fault.allowed for fault in caught.value.faults}
+
+
+def test_unknown_options_and_unreadable_values_are_told_with_the_rest() -> None:
+    faults = faults_of(
+        "method=dreamboth", "sampler=", "lora.rnk=3", "tags=[é]", "debug=tiny", "model='sd15',mini,x"
+    )
+    assert set(faults) == {"method=dreamboth", "sampler=", "lora.rnk=3", "tags=[é]", "model=x"}
+    assert "dreambooth" in faults["method=dreamboth"]
+    assert "ddim, dpmpp, euler, unipc" in faults["sampler="]
+    assert "quotes" in faults["tags=[é]"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["experiment=null"],
+        ["method=glob(*)"],
+        ["method=base,prior"],
+        ["method=choice(base,prior)"],
+        ["sampler=ddim.yaml"],
+        ["method=mine", "--config-dir=/mine"],
+        ["+method@other=x"],
+        ["~debug"],
+    ],
+)
+def test_what_is_right_or_only_hydra_can_know_passes(words: list[str]) -> None:
+    check_overrides(words)

@@ -1,0 +1,45 @@
+"""A run folder belongs to one trial at a time, and nothing in it is mixed or lost."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from jdx.errors import ConfigError
+from jdx.runfolder import owned
+
+
+def test_fresh_folder_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / ".hydra").mkdir()
+    with owned(tmp_path):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [".hydra"]
+
+
+def test_earlier_trials_are_moved_aside_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in ("first", "second"):
+        with owned(tmp_path):
+            (tmp_path / "images" / "00").mkdir(parents=True)
+            (tmp_path / "images" / "00" / f"{number}.png").touch()
+            (tmp_path / "seeds.json").touch()
+    with caplog.at_level(logging.WARNING), owned(tmp_path):
+        assert not (tmp_path / "images").exists()
+    assert [p.name for p in (tmp_path / "earlier" / "1" / "images" / "00").iterdir()] == ["first.png"]
+    assert [p.name for p in (tmp_path / "earlier" / "2" / "images" / "00").iterdir()] == ["second.png"]
+    assert "moved to" in caplog.text
+
+
+def test_folder_with_things_of_others_is_refused_and_untouched(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "holiday.png").touch()
+    with pytest.raises(ConfigError, match=r"hydra\.run\.dir"), owned(tmp_path):
+        pytest.fail("entered")
+    assert (tmp_path / "images" / "holiday.png").exists()
+
+
+def test_two_at_once_are_told_apart(tmp_path: Path) -> None:
+    with owned(tmp_path):
+        (tmp_path / "seeds.json").touch()
+        with pytest.raises(ConfigError, match="another process"), owned(tmp_path):
+            pytest.fail("entered")
+        assert (tmp_path / "seeds.json").exists()
