@@ -37,6 +37,7 @@ class Suggests:
     text_encoder_lr: Rate
     steps: Steps
     guidance_scale: Annotated[float, Field(ge=1.0, le=50.0)]
+    styleid_steps: Annotated[int, Field(ge=2, le=1000)]
 
 
 @record

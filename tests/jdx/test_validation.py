@@ -50,7 +50,7 @@ def test_every_fault_is_reported_together() -> None:
 @pytest.mark.parametrize(
     ("override", "key", "words"),
     [
-        ("train.snapshots=[600]", "train.snapshots", "at most train.steps = 200"),
+        ("train.snapshots=[600]", "train.snapshots", "at most train.steps = 400"),
         ("lora.rank=0", "lora.unet.rank", "nothing would be trained"),
         ("lora.unet.targets=[]", "lora.unet.targets", "at least one module"),
         ("method.prompts.generate='a {objet}'", "method.prompts.generate", "placeholder"),
