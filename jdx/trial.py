@@ -86,7 +86,10 @@ def read_set(config: TrialConfig) -> ChallengeSet:
     if config.data.name == "sample":
         from data.mini.sample import make_sample
 
-        make_sample(Path(config.data.root))
+        try:
+            make_sample(Path(config.data.root))
+        except FileExistsError as error:
+            raise ConfigError([Fault("data.root", config.data.root, str(error))]) from None
     data = config.data
     return read_challenge(
         data.root, styles=data.styles, max_references=data.max_references, max_prompts=data.max_prompts

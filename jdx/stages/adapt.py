@@ -32,6 +32,18 @@ class Adapters:
     failed: dict[str, tuple[int, str]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Order:
+    """What is to be trained, by style: the adapters, what they learn from, and where their snapshots go."""
+
+    specs: Mapping[str, AdapterSpec]
+    moments: Mapping[str, Path]
+    prior_moments: Mapping[str, Path]
+    recipes: Mapping[str, dict[str, Any]]
+    keys: Mapping[str, str]
+    wanted: list[int]
+
+
 def part_name(step: int) -> str:
     """Folder name of a snapshot."""
     return f"{step:07d}"
@@ -50,8 +62,8 @@ def adapter_specs(bench: Bench, prior: Mapping[str, tuple[str, ...]]) -> dict[st
             seed=config.train.seed,
             unet=_lora(config.lora.unet),
             text_encoder=_lora(config.lora.text_encoder),
-            unet_lr=config.optim.unet.lr,
-            text_encoder_lr=config.optim.text_encoder.lr,
+            unet_lr=config.optim.unet.lr if config.lora.unet.rank else 0.0,
+            text_encoder_lr=config.optim.text_encoder.lr if config.lora.text_encoder.rank else 0.0,
             weight_decay=config.optim.weight_decay,
             max_grad_norm=config.optim.max_grad_norm,
             prior_captions=prior.get(style.id, ()),
@@ -61,6 +73,9 @@ def adapter_specs(bench: Bench, prior: Mapping[str, tuple[str, ...]]) -> dict[st
 
 
 def _lora(lora: NetworkLora) -> LoraSpec:
+    """A network without adapter is written in one way, so that its other settings are no part of the recipe."""
+    if lora.rank == 0:
+        return LoraSpec(0, 1.0, ())
     return LoraSpec(lora.rank, float(lora.rank if lora.alpha is None else lora.alpha), tuple(lora.targets))
 
 
@@ -75,15 +90,14 @@ def adapt(
     wanted = sorted({*train.snapshots, train.steps})
     recipes = {style: _recipe(bench, spec, moments, prior_moments) for style, spec in specs.items()}
     keys = {style: key_of(recipe) for style, recipe in recipes.items()}
+    order = _Order(specs, moments, prior_moments, recipes, keys, wanted)
     result = Adapters()
     lacking = [s for s in specs if any(store.claim(STAGE, keys[s], part_name(n)) is None for n in wanted)]
     if lacking:
         with store.locked(STAGE, [keys[style] for style in lacking], "adapters"):
             legs = _legs(bench, {style: keys[style] for style in lacking}, wanted)
             for leg, styles in legs.items():
-                result.failed |= _train(
-                    bench, [specs[s] for s in styles], leg, wanted, keys, recipes, moments, prior_moments
-                )
+                result.failed |= _train(bench, order, leg, styles)
             lacking = [style for styles in legs.values() for style in styles]
             _drop_checkpoints(bench, [keys[style] for style in lacking], wanted)
     bench.count(STAGE, len(lacking), len(specs) - len(lacking))
@@ -130,23 +144,34 @@ def _legs(bench: Bench, keys: Mapping[str, str], wanted: list[int]) -> dict[tupl
 
 
 def _train(
-    bench: Bench,
-    specs: list[AdapterSpec],
-    leg: tuple[int, int],
-    wanted: list[int],
-    keys: Mapping[str, str],
-    recipes: Mapping[str, dict[str, Any]],
-    moments: Mapping[str, Path],
-    prior_moments: Mapping[str, Path],
+    bench: Bench, order: _Order, leg: tuple[int, int], styles: list[str]
 ) -> dict[str, tuple[int, str]]:
-    config, store = bench.config, bench.store
-    start, end = leg
-    styles = [spec.style for spec in specs]
-    job = TrainJob(
+    """Train some styles from one snapshot to another; returns those that stopped."""
+    store, keys = bench.store, order.keys
+    job = _job(bench, order, leg, styles)
+
+    def publish(style: str, step: int, folder: Path) -> None:
+        if store.find(STAGE, keys[style], part_name(step)) is None:
+            recipe = order.recipes[style]
+            store.publish(folder, STAGE, keys[style], part_name(step), style=style, content=recipe)
+            if step in order.wanted:
+                store.claim(STAGE, keys[style], part_name(step))
+
+    with store.workspace() as work:
+        outcome = bench.backend.train(job, work, bench.progress, publish, bench.tracker.log_losses)
+    return dict(outcome.failed)
+
+
+def _job(bench: Bench, order: _Order, leg: tuple[int, int], styles: list[str]) -> TrainJob:
+    config, (start, end) = bench.config, leg
+    last = {style: bench.store.path(STAGE, order.keys[style], part_name(start)) for style in styles}
+    return TrainJob(
         model=bench.model,
-        adapters=tuple(specs),
-        moments={style: moments[style] for style in styles},
-        snapshots=_stops(start, [step for step in wanted if step <= end], config.train.checkpoint_every),
+        adapters=tuple(order.specs[style] for style in styles),
+        moments={style: order.moments[style] for style in styles},
+        snapshots=_stops(
+            start, [step for step in order.wanted if step <= end], config.train.checkpoint_every
+        ),
         schedule=ScheduleSpec(config.optim.schedule, config.optim.warmup_steps),
         schedule_steps=config.train.steps,
         batch_size=config.train.batch_size,
@@ -154,22 +179,12 @@ def _train(
         betas=(config.optim.betas[0], config.optim.betas[1]),
         eps=config.optim.eps,
         dropout=config.lora.dropout,
-        prior_moments={style: prior_moments[style] for style in styles if style in prior_moments},
-        resume={style: store.path(STAGE, keys[style], part_name(start)) for style in styles} if start else {},
+        prior_moments={s: order.prior_moments[s] for s in styles if s in order.prior_moments},
+        resume=last if start else {},
         start_step=start,
         micro_batch=config.backend.micro_batch,
         log_every=config.train.log_every,
     )
-
-    def publish(style: str, step: int, folder: Path) -> None:
-        if store.find(STAGE, keys[style], part_name(step)) is None:
-            store.publish(folder, STAGE, keys[style], part_name(step), style=style, content=recipes[style])
-            if step in wanted:
-                store.claim(STAGE, keys[style], part_name(step))
-
-    with store.workspace() as work:
-        outcome = bench.backend.train(job, work, bench.progress, publish, bench.tracker.log_losses)
-    return dict(outcome.failed)
 
 
 def _stops(start: int, wanted: list[int], every: int) -> tuple[int, ...]:

@@ -114,6 +114,7 @@ def start_pictures(bench: Bench, styles: list[str], work: Path) -> dict[str, Ini
 def generate(bench: Bench, adapters: Mapping[str, Path | None], seeds: Seeds) -> dict[str, Path]:
     """{style: folder of PNGs} for {style: adapter folder, or None for the untouched base}."""
     sampler = bench.config.sampler
+    negative = sampler.negative_prompt if sampler.guidance_scale > 1.0 else ""  # else it changes nothing
     with bench.store.workspace() as work:
         starts = start_pictures(bench, list(adapters), work)
         jobs = {
@@ -124,13 +125,13 @@ def generate(bench: Bench, adapters: Mapping[str, Path | None], seeds: Seeds) ->
                     PictureSpec(
                         file=f"{prompt}.png",
                         prompt=write(bench.config.method.prompts.generate, object=prompt, style=style),
-                        negative_prompt=sampler.negative_prompt,
+                        negative_prompt=negative,
                         seed=seed,
                     )
                     for prompt, seed in seeds[style].items()
                 ),
                 init=starts.get(style),
-                lora_scale=sampler.lora_scale,
+                lora_scale=1.0 if adapter is None else sampler.lora_scale,
             )
             for style, adapter in adapters.items()
         }

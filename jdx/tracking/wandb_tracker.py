@@ -177,7 +177,10 @@ def end_service() -> None:
         process.kill()
     try:
         wandb.teardown()
-    except (Exception, SystemExit) as error:  # it takes leave of a killed service by leaving the program with its code
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # it takes leave of a killed service by leaving the program with its code
         log.debug("W&B's teardown after its service was ended: %s: %s", type(error).__name__, error)
 
 

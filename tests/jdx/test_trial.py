@@ -314,3 +314,20 @@ def test_scorer_that_cannot_score_is_a_failed_attempt(lab: Lab, monkeypatch: pyt
     monkeypatch.setattr(evaluation.Scorer, "add_style", fail)
     with pytest.raises(BackendError, match=r"scoring: Dog\.png"):
         lab.run("method=base")
+
+
+def test_settings_without_effect_make_nothing_again(lab: Lab) -> None:
+    lab.run("sampler.guidance_scale=1.0")
+    idle = ("optim.text_encoder.lr=0.5", "lora.text_encoder.alpha=3.0", "sampler.negative_prompt=blurry")
+    _, run = lab.run("sampler.guidance_scale=1.0", *idle)
+    assert all(count["made"] == 0 for count in made(run).values())
+    _, run = lab.run("sampler.guidance_scale=3.0", "sampler.negative_prompt=blurry")
+    _, run = lab.run("sampler.guidance_scale=3.0", "sampler.negative_prompt=dull")
+    assert made(run)["generate"]["made"] == 2
+
+
+def test_sample_set_in_a_folder_of_others_is_a_fault_of_the_setting(lab: Lab) -> None:
+    (lab.root / "mine").mkdir()
+    (lab.root / "mine" / "notes.txt").touch()
+    with pytest.raises(ConfigError, match=r"data\.root"):
+        lab.run("data=sample", f"data.root={lab.root / 'mine'}")
