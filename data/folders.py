@@ -9,6 +9,9 @@ from data.faults import Findings
 IGNORED_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 """Left by operating systems, beside hidden files; ignored, and listed in the set's notes."""
 
+RECORD = ".sample.json"
+"""The embedded sample's own record, which needs no remark."""
+
 
 def list_folder(folder: Path, findings: Findings) -> list[Path]:
     """Entries of `folder` by name, less the hidden and the ones operating systems leave (noted)."""
@@ -19,6 +22,8 @@ def list_folder(folder: Path, findings: Findings) -> list[Path]:
         return []
     kept = []
     for path in entries:
+        if path.name == RECORD:
+            continue
         if path.name.startswith(".") or path.name.lower() in IGNORED_NAMES:
             findings.note(path, "ignored (hidden or left by an operating system)")
         else:

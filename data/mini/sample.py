@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from data.folders import RECORD  # hidden in the root: version, seed, styles, and every file's SHA-256
 from data.mini.world import HELD_OUT, OBJECTS, Style, paint
 
 SAMPLE_STYLES: dict[str, str] = dict(zip(("00", "01", "02", "03"), HELD_OUT, strict=False))
@@ -27,8 +28,6 @@ REFERENCES, PROMPTS, SHARED = 10, 12, 2
 
 SEED = 2024
 VERSION = 1
-RECORD = ".sample.json"
-"""Hidden in the root (readers of the layout ignore it): version, seed, styles, and every file's SHA-256."""
 
 
 def sample_objects(style: str, seed: int = SEED) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -312,3 +312,9 @@ def test_contact_sheet(tmp_path: Path) -> None:
     sheet_main(["--what", "held-out", "--size", "24", "-o", str(out)])
     with Image.open(out) as page:
         assert page.size == (10 * 28, len(HELD_OUT) * 39)
+
+
+def test_the_sample_reads_without_a_remark(tmp_path: Path) -> None:
+    read = read_challenge(sample.make_sample(tmp_path / "sample"))
+    assert read.ids == ("00", "01", "02", "03")
+    assert read.notes == ()
