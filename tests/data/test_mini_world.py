@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.challenge import read_challenge
+from data.folders import RECORD
 from data.mini import sample
 from data.mini.sample import SAMPLE_STYLES, make_sample, sample_objects, true_drawings
 from data.mini.sheet import main as sheet_main
@@ -281,7 +282,7 @@ def test_sample_keeps_what_a_user_changed(tmp_path: Path, monkeypatch: pytest.Mo
     prompts = root / "02" / "prompt.json"
     monkeypatch.setattr(sample, "VERSION", sample.VERSION + 1)
     make_sample(root)
-    assert f'"version": {sample.VERSION}' in (root / sample.RECORD).read_text()
+    assert f'"version": {sample.VERSION}' in (root / RECORD).read_text()
     prompts.write_text('{"0": "Dragon"}')
     monkeypatch.setattr(sample, "VERSION", sample.VERSION + 1)
     make_sample(root)
