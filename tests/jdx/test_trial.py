@@ -20,6 +20,7 @@ from jdx.stages import adapt
 from jdx.store import Store
 from tests.configs import compose_plain
 from tests.data.sets import make_style, noise
+from tests.jdx.test_configs import CHOICES
 
 Metrics = dict[str, Any]
 STYLES = ("00", "05")
@@ -125,7 +126,7 @@ def test_second_run_makes_nothing_again_and_gives_the_same(lab: Lab) -> None:
 
 
 def test_guidance_redraws_without_training_again(lab: Lab) -> None:
-    lab.run()
+    lab.run("sampler.guidance_scale=2.0")
     _, run = lab.run("sampler.guidance_scale=3.0")
     assert made(run)["train"] == {"made": 0, "reused": 2}
     assert made(run)["generate"] == {"made": 2, "reused": 0}
@@ -186,6 +187,18 @@ def test_every_method_runs(lab: Lab, method: str) -> None:
     assert len(pixels(run / "images")) == 4
     assert (run / "content").is_dir() == method.startswith("styleid")
     assert (run / "adapters").is_dir() == (method not in {"base", "styleid"})
+
+
+@pytest.mark.parametrize(
+    "choice", [choice for choice in CHOICES if not choice.startswith(("method=", "data="))]
+)
+def test_every_config_runs(lab: Lab, choice: str) -> None:
+    """Methods have a test of their own, and `data=challenge` is what all of these read."""
+    result, run = lab.run(choice, "sampler.steps=3", "train.steps=2", "data.styles=[0]", "data.max_prompts=1")
+    assert list(pixels(run / "images")) == ["00/Dog.png"]
+    # one picture has no covariance, so there is no FID and no final score, but all the rest
+    assert result.final_score is None
+    assert result.metrics["styles"]["00"]["n_pictures"] == 1
 
 
 def test_style_that_leaves_the_finite_numbers_is_dropped_and_named(
