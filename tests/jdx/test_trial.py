@@ -63,7 +63,7 @@ def lab(
         "data=challenge", f"data.root={challenge}", f"model.path={tiny_sd}", "model.resolution=64",
         f"evaluation.judges={tiny_judges}", "tracker=none", "train.steps=4", "train.checkpoint_every=0",
         "train.crop.variants=2", "train.log_every=2", "sampler.steps=2", "lora.rank=2", "quiet=true",
-        "backend.device=cpu", "optim.unet.lr=0.01",
+        "backend.device=cpu", "sampler.guidance_scale=7.5", "optim.unet.lr=0.01",
     )  # fmt: skip
 
 
