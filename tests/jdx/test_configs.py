@@ -47,3 +47,32 @@ def test_methods_differ_from_each_other() -> None:
     names = [choice for choice in CHOICES if choice.startswith("method=") and choice != "method=parts"]
     methods = [str(compose_plain(name)["method"]) for name in names]
     assert len(set(methods)) == len(names)
+
+
+def test_recipes_carry_their_published_numbers() -> None:
+    safe = build(compose_plain("model=sd21", "experiment=jdiffartflow_safe"))
+    assert (safe.lora.unet.rank, safe.train.steps, safe.method.prior.weight, safe.method.prior.per_word) == (
+        32,
+        800,
+        1,
+        8,
+    )
+    assert (safe.method.init.picture, safe.method.init.strength, safe.sampler.steps) == ("average", 0.9, 40)
+    aggressive = build(compose_plain("model=sd21", "experiment=jdiffartflow_aggressive"))
+    assert (aggressive.lora.unet.rank, aggressive.lora.text_encoder.rank, aggressive.train.steps) == (
+        64,
+        8,
+        1200,
+    )
+    assert (aggressive.optim.text_encoder.lr, aggressive.method.prior.weight) == (1e-5, 0.9)
+    assert aggressive.method.init.picture == "average"
+    baseline = build(compose_plain("model=sd21", "experiment=baseline"))
+    assert (baseline.lora.unet.rank, baseline.lora.unet.targets) == (4, ["to_q", "to_k", "to_v"])
+    assert (baseline.train.steps, baseline.sampler.steps, baseline.method.prompts.train) == (
+        500,
+        25,
+        "style_{style}",
+    )
+    best = build(compose_plain("model=sd21", "experiment=best_stack"))
+    assert best.method.styleid.enabled
+    assert best.method.prior.weight == 1.0
