@@ -55,7 +55,8 @@ def kept_for_backward(run: Callable[[], object], known: Iterable[Tensor]) -> int
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in ignore:
             kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        # Its own result handed back to an operation would be a cycle that no collector sees: a leak for good.
+        return tensor.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         result = run()  # held until counted: a freed storage's address could come twice

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -66,6 +68,20 @@ def test_kept_bytes_are_those_of_the_saved_activations() -> None:
 
     kept = memory.kept_for_backward(squared, [first.weight, second.weight, x])
     assert kept == 2 * 10 * 64 * 4
+
+
+def test_counting_keeps_nothing_alive() -> None:
+    made: list[weakref.ref[torch.Tensor]] = []
+
+    def run() -> torch.Tensor:
+        x = torch.ones(5, requires_grad=True)
+        y = x.exp()  # saves its own result for the backward pass
+        made.append(weakref.ref(y))
+        return y.sum()
+
+    assert memory.kept_for_backward(run, []) == 5 * 4
+    gc.collect()
+    assert made[0]() is None
 
 
 def test_a_sample_of_the_tiny_model_takes_the_same_whatever_the_company(
