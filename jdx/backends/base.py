@@ -9,11 +9,12 @@ latent, from its seed), keyed by the style's own name, so results do not depend 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from jdx.errors import Fault
 from jdx.progress import Progress
 
 Dtype = Literal["float32", "bfloat16", "float64"]
@@ -236,6 +237,16 @@ class Backend(ABC):
     @abstractmethod
     def check(self, model: ModelSpec) -> list[str]:
         """Faults of the model and device that can be seen without loading weights; empty when all is well."""
+
+    @abstractmethod
+    def name_faults(
+        self, model: ModelSpec, targets: Mapping[str, Sequence[str]], layers: Sequence[str]
+    ) -> list[Fault]:
+        """LoRA targets ({"unet" | "text_encoder": names}) and StyleID layers that the model lacks.
+
+        Keys of the faults: `unet.targets`, `text_encoder.targets` and `layers`. No weights are loaded, but a
+        hub id may be downloaded. Raises BackendError when the model cannot be had.
+        """
 
     @abstractmethod
     def encode(self, job: EncodeJob, out: Path, progress: Progress, on_style: OnStyle) -> None:

@@ -94,6 +94,7 @@ def adapt(
     result = Adapters()
     lacking = [s for s in specs if any(store.claim(STAGE, keys[s], part_name(n)) is None for n in wanted)]
     if lacking:
+        bench.look_ahead()
         with store.locked(STAGE, [keys[style] for style in lacking], "adapters"):
             legs = _legs(bench, {style: keys[style] for style in lacking}, wanted)
             for leg, styles in legs.items():

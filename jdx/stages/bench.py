@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from data.challenge import ChallengeSet, Style
 from jdx.backends.base import Backend, ModelSpec
+from jdx.errors import ConfigError
 from jdx.progress import Progress
 from jdx.schema import TrialConfig
 from jdx.store import Store, key_of
 from jdx.tracking.base import Tracker
 
 Publish = Callable[[str, Path], None]
+SETTINGS = {
+    "unet.targets": "lora.unet.targets",
+    "text_encoder.targets": "lora.text_encoder.targets",
+    "layers": "method.styleid.layers",
+}
+"""The settings behind the backend's names."""
 
 
 @dataclass
@@ -30,12 +37,30 @@ class Bench:
     model: ModelSpec
     identity: Mapping[str, str]
     made: dict[str, dict[str, int]] = field(default_factory=dict)  # stage -> {"made": n, "reused": n}
+    looked: bool = False  # whether `look_ahead` found nothing
 
     def count(self, stage: str, made: int, reused: int) -> None:
         """Remember how much of a stage was new, for the record of the run."""
         tally = self.made.setdefault(stage, {"made": 0, "reused": 0})
         tally["made"] += made
         tally["reused"] += reused
+
+    def look_ahead(self) -> None:
+        """Once, before the first stage that computes: are all modules there that later stages will name?
+
+        Not at the start of every trial: the libraries that know take seconds to import, and a trial whose
+        stages are all in the store never needs them. Raises: ConfigError with every unknown name.
+        """
+        if self.looked:
+            return
+        lora, method = self.config.lora, self.config.method
+        networks = {"unet": lora.unet, "text_encoder": lora.text_encoder} if method.train else {}
+        targets = {name: network.targets for name, network in networks.items() if network.rank}
+        layers = method.styleid.layers if method.styleid.enabled else []
+        faults = self.backend.name_faults(self.model, targets, layers)
+        if faults:
+            raise ConfigError([replace(fault, key=SETTINGS[fault.key]) for fault in faults])
+        self.looked = True
 
     def style(self, style: str) -> Style:
         """The style with this id."""
@@ -58,6 +83,7 @@ def make(
     keys = {name: key_of(content) for name, content in full.items()}
     missing = [name for name, key in keys.items() if bench.store.find(stage, key) is None]
     if missing:
+        bench.look_ahead()
         with (
             bench.store.locked(stage, [keys[name] for name in missing], stage),
             bench.store.workspace() as work,

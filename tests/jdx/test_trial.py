@@ -229,6 +229,20 @@ def test_faults_of_model_and_judges_are_told_before_any_work(lab: Lab, tmp_path:
     assert not (lab.root / "store" / "encode").exists()
 
 
+def test_modules_that_the_model_lacks_are_told_before_any_work(lab: Lab) -> None:
+    names = ("lora.unet.targets=[to_q,to_x]", "lora.text_encoder.rank=1", "lora.text_encoder.targets=[k]")
+    with pytest.raises(ConfigError) as caught:
+        lab.run("method=styleid_db", "method.prior.weight=1", "method.styleid.layers=['7','99']", *names)
+    assert {(fault.key, fault.value) for fault in caught.value.faults} == {
+        ("lora.unet.targets", "to_x"),
+        ("lora.text_encoder.targets", "k"),
+        ("method.styleid.layers", "99"),
+    }
+    assert {path.name for path in (lab.root / "store").iterdir() if path.is_dir()} <= {".work", ".locks"}
+    # what is switched off may be called anything
+    lab.run("method=base", "method.styleid.layers=['99']", *names)
+
+
 def test_snapshot_asked_for_later_trains_no_further_than_it(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -27,6 +28,7 @@ from jdx.backends.torch.encode import encode
 from jdx.backends.torch.generate import generate
 from jdx.backends.torch.hub import spec_faults
 from jdx.backends.torch.models import Models, load
+from jdx.errors import Fault
 from jdx.progress import Progress
 
 LIBRARIES = ("torch", "diffusers", "transformers", "safetensors")
@@ -63,6 +65,14 @@ class TorchBackend(Backend):
     def check(self, model: ModelSpec) -> list[str]:
         """Faults of the model, read from names and small configs."""
         return spec_faults(model)
+
+    def name_faults(
+        self, model: ModelSpec, targets: Mapping[str, Sequence[str]], layers: Sequence[str]
+    ) -> list[Fault]:
+        """Targets and layers that the model lacks, see `skeleton.name_faults`."""
+        from jdx.backends.torch.skeleton import name_faults
+
+        return name_faults(model, targets, layers)
 
     def models(self, spec: ModelSpec) -> Models:
         """The loaded model, from the process's cache."""

@@ -142,7 +142,7 @@ def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
 
 def _load(spec: ModelSpec, folder: Path, device: torch.device, dtype: torch.dtype) -> Models:
     vae_dtype = torch.float64 if dtype is torch.float64 else torch.float32
-    with _quiet():
+    with quiet():
         unet = _component("unet", spec, folder, device, dtype)
         vae = _component("vae", spec, folder, device, vae_dtype)
         text_encoder = _component("text_encoder", spec, folder, device, dtype)
@@ -215,7 +215,7 @@ def _alphas_cumprod(scheduler_config: dict[str, Any]) -> Tensor:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No loading bars or config chatter from the libraries; their settings are put back."""
     import diffusers.utils.logging as diffusers_log
     import transformers.utils.logging as transformers_log

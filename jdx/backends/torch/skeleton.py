@@ -1,0 +1,50 @@
+"""A model's modules without its weights, to see at once whether the names that a trial gives are there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from jdx.backends.base import LoraSpec, ModelSpec
+from jdx.backends.torch.hub import locate
+from jdx.backends.torch.models import quiet
+from jdx.backends.torch.stacked import target_faults
+from jdx.backends.torch.styleid_layers import resolve_layers
+from jdx.errors import BackendError, ConfigError, Fault
+
+
+def name_faults(spec: ModelSpec, targets: Mapping[str, Sequence[str]], layers: Sequence[str]) -> list[Fault]:
+    """LoRA targets and StyleID layers that this model lacks, keys `NETWORK.targets` and `layers`.
+
+    targets: {"unet" | "text_encoder": last parts of module paths}. Reads configs only, about 0.1 s for SD
+    2.1. Raises BackendError when the model cannot be had.
+    """
+    networks = skeletons(locate(spec))
+    faults = [
+        fault
+        for name, some in targets.items()
+        for fault in target_faults(networks[name], [LoraSpec(1, 1.0, tuple(some))], name)
+    ]
+    try:
+        if layers:
+            resolve_layers(networks["unet"], layers)
+    except ConfigError as error:
+        faults += error.faults
+    return faults
+
+
+def skeletons(folder: Path) -> dict[str, nn.Module]:
+    """The UNet and the text encoder on the meta device: modules with shapes, no memory."""
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    try:
+        with quiet(), torch.device("meta"):
+            unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(str(folder / "unet")))
+            text = CLIPTextModel(CLIPTextConfig.from_pretrained(str(folder / "text_encoder")))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise BackendError(f"{folder}: its configs do not make a model: {error}") from error
+    return {"unet": unet, "text_encoder": text}
