@@ -29,7 +29,12 @@ COMMON = ("lora.rank=32", "tracker=none", "quiet=true")
 OVERFIT = ("data.max_references=3", "optim.unet.lr=2e-3")
 ROWS: dict[str, tuple[str, ...]] = {
     "base": ("method=base",),
+    "base, DreamBooth's prompt": (
+        "method=base",
+        "method.prompts.generate='an image of {object} in style_{style}'",
+    ),
     "DreamBooth": ("method=dreambooth",),
+    "DreamBooth, 800 steps": ("method=dreambooth", "train.steps=800"),
     "+ prior": ("method=prior", "method.prior.per_word=2"),
     "+ average init": ("method=average",),
     "StyleID on base": ("method=styleid",),
@@ -89,6 +94,18 @@ def claims(scores: Scores) -> str:
 
     asked = [
         ("DreamBooth's style part over the base's", "≥ .30", ("DreamBooth", "base"), "style_part"),
+        (
+            "the same against the base with DreamBooth's prompt",
+            "≥ .30",
+            ("DreamBooth", "base, DreamBooth's prompt"),
+            "style_part",
+        ),
+        (
+            "DreamBooth's style part at 800 steps over the base's",
+            "≥ .30",
+            ("DreamBooth, 800 steps", "base"),
+            "style_part",
+        ),
         ("average init's hist over DreamBooth's", "≥ .03", ("+ average init", "DreamBooth"), "hist"),
         ("StyleID's hist over DreamBooth's", "≥ .10", ("StyleID on DreamBooth", "DreamBooth"), "hist"),
         (

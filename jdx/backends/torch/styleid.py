@@ -47,7 +47,7 @@ _memories: WeakKeyDictionary[Models, FeatureMemory] = WeakKeyDictionary()
 
 
 def release() -> None:
-    """Forget the inversions kept for the next trial, before something else needs the memory."""
+    """Forget the inversions kept for the next trial; for when something else has run out of memory."""
     for memory in _memories.values():
         memory.clear()
 

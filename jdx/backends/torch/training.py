@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from jdx.backends.base import OnLosses, OnSnapshot, TrainJob, TrainOutcome
-from jdx.backends.torch import memory, packs, snapshots
+from jdx.backends.torch import memory, packs, snapshots, styleid
 from jdx.backends.torch.adamw import StackedAdamW
 from jdx.backends.torch.adapters import Adapter, LoraPair
 from jdx.backends.torch.batches import Drawer, drawn_ahead, plan_passes
@@ -80,6 +80,7 @@ class Session:
         while queue:
             pack = queue.popleft()
             if not self._attempt(pack):
+                styleid.release()
                 gc.collect()
                 torch.cuda.empty_cache()
                 queue.extendleft(reversed(pack.smaller(self.failed)))

@@ -445,6 +445,14 @@ def test_all_faults_of_a_job_in_one_report(models: Models, tiny_sd: Path, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("setting", [{}, {"set_alpha_to_one": False}, {"set_alpha_to_one": True}])
+def test_the_clean_end_is_the_one_of_diffusers(models: Models, setting: dict[str, bool]) -> None:
+    plain = {key: value for key, value in models.scheduler_config.items() if key != "set_alpha_to_one"}
+    one = replace(models, scheduler_config=plain | setting)
+    theirs = float(DDIMScheduler.from_config(one.scheduler_config).final_alpha_cumprod)
+    assert levels_of(one, 5).amplitudes[0][0] ** 2 == pytest.approx(theirs, rel=1e-6)
+
+
 # The memory by itself: blobs of 100 bytes.
 
 SHAPES = {("layer", "q"): (1, 1, 100)}

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from jdx.backends.base import AdapterSpec, LoraSpec, ModelSpec, ScheduleSpec
-from jdx.backends.torch import packs
+from jdx.backends.torch import packs, styleid
 from jdx.backends.torch.models import Models, load
 from jdx.backends.torch.stacked import StackedLinear
+from jdx.backends.torch.styleid_memory import FeatureMemory, Place
 from jdx.errors import BackendError, ConfigError
 from tests.jdx.backends.train_jobs import (
     ATTENTION,
@@ -236,9 +237,14 @@ def test_out_of_memory_halves_the_pack_and_changes_nothing(
         return forward(x, *args, **kwargs)
 
     monkeypatch.setattr(models.unet, "forward", small)
+    kept = FeatureMemory((Place(torch.device("cpu"), lambda used: 1000),))
+    with kept.using([("of an earlier trial",)]):
+        kept.allocate(("of an earlier trial",), {}, torch.int8).latent = torch.zeros(1)
+    monkeypatch.setitem(styleid._memories, models, kept)
     result = run(make_job(moments, models, *THREE, batch_size=2, snapshots=(2, 4)), models, tmp_path)
     assert "out of GPU memory on styles 00, 05, 11" in caplog.text
     assert max(calls[4:]) <= 6
+    assert kept.get(("of an earlier trial",)) is None  # StyleID's memory was given up first
     assert len(result.folders) == 6  # the snapshots before the accident are not handed over again
     for adapter in THREE:
         assert largest_gap(result.tensors(adapter.style), together.tensors(adapter.style)) < 1e-10
