@@ -14,13 +14,13 @@ from jdx.methods.styleid import Levels, ddim_levels
 
 
 def levels_of(models: Models, steps: int) -> Levels:
-    """DDIM's levels with the model's own scheduler settings."""
+    """DDIM's levels with the model's own scheduler settings; what its file leaves out is as in diffusers."""
     config = models.scheduler_config
     return ddim_levels(
         models.alphas_cumprod,
         steps,
         steps_offset=int(config.get("steps_offset", 1)),
-        set_alpha_to_one=bool(config.get("set_alpha_to_one", False)),
+        set_alpha_to_one=bool(config.get("set_alpha_to_one", True)),
     )
 
 
