@@ -1,0 +1,196 @@
+"""Every setting reaches the job it is for, and every setting that shapes a result is part of its key."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jdx import trial, validation
+from jdx.backends.base import CropSpec, LoraSpec, SamplerSpec, ScheduleSpec, StyleIdSpec
+from tests.configs import compose_plain
+from tests.data.sets import make_style, noise
+from tests.jdx.stages.recorder import Recorder, paint
+
+WORDS = ("cat", "wallet", "ice cream")  # of the references, in the order of their files
+EVERYTHING = (
+    "method=styleid_db", "method.prior.weight=0.7", "method.prior.per_word=2", "method.prior.words=both",
+    "method.prior.draw=A {object} in the center", "method.prior.caption=a plain {object}",
+    "method.prior.sampler.name=dpmpp", "method.prior.sampler.steps=3", "method.prior.sampler.guidance_scale=2.5",
+    "method.prompts.train=a {object} by {style}", "method.prompts.generate=one {object} by {style}",
+    "method.init.picture=average", "method.init.strength=0.6",
+    "method.styleid.layers=['8','9']", "method.styleid.gamma=0.3", "method.styleid.temperature=1.2",
+    "method.styleid.steps=7", "method.styleid.start_step=2", "method.styleid.adain=false",
+    "lora.rank=3", "lora.unet.alpha=5.0", "lora.unet.targets=[to_q]", "lora.text_encoder.rank=2",
+    "lora.text_encoder.targets=[k_proj]", "lora.dropout=0.1",
+    "optim.unet.lr=0.02", "optim.text_encoder.lr=0.03", "optim.betas=[0.7,0.8]", "optim.eps=1e-5",
+    "optim.weight_decay=0.4", "optim.max_grad_norm=0.9", "optim.warmup_steps=1",
+    "train.steps=6", "train.snapshots=[2]", "train.checkpoint_every=5", "train.seed=11",
+    "train.resolution=72", "train.batch_size=2", "train.accumulation=3", "train.log_every=4",
+    "train.crop.scale=1.5", "train.crop.random=true", "train.crop.variants=3", "train.crop.flip=0.25",
+    "sampler=euler", "sampler.steps=5", "sampler.guidance_scale=4.0", "sampler.negative_prompt=blur",
+    "sampler.resolution=80", "sampler.lora_scale=0.8", "sampler.seed=12",
+    "backend.micro_batch=9", "backend.draw_batch=10",
+)  # fmt: skip
+
+
+class Lab:
+    """Trials on one store whose backend only takes notes."""
+
+    def __init__(self, root: Path, *settings: str):
+        self.root, self.settings, self.runs = root, settings, 0
+
+    def run(self, *overrides: str) -> tuple[Recorder, dict[str, dict[str, int]]]:
+        """The notes of a trial, and how much of each stage was made."""
+        self.runs += 1
+        folder, recorder = self.root / f"run{self.runs}", Recorder()
+        settings = compose_plain(*self.settings, *(_quoted(override) for override in overrides))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(trial, "make_backend", lambda *_, **__: recorder)
+            trial.run(validation.build(settings), folder)
+        stages: dict[str, dict[str, int]] = json.loads((folder / "trial.json").read_text())["stages"]
+        return recorder, stages
+
+
+def _quoted(override: str) -> str:
+    key, _, value = override.partition("=")
+    return f"{key}='{value}'" if "{" in value else override
+
+
+@pytest.fixture
+def lab(tmp_path: Path, tiny_sd: Path) -> Lab:
+    for style in ("00", "05"):
+        make_style(tmp_path / "set" / style, pictures=(), prompts={"0": "Dog", "1": "Ice cream"})
+        for number, name in enumerate(("cat", "wallet_", "ice_cream")):
+            noise(40, 10 * int(style) + number).save(tmp_path / "set" / style / "images" / f"{name}.png")
+    return Lab(
+        tmp_path, "data=challenge", f"data.root={tmp_path / 'set'}", f"model.path={tiny_sd}", "evaluation=none",
+        "tracker=none", "quiet=true", f"store.root={tmp_path / 'store'}", "model.resolution=64",
+    )  # fmt: skip
+
+
+def test_training_gets_what_the_settings_say(lab: Lab) -> None:
+    notes, _ = lab.run(*EVERYTHING)
+    (job,) = notes.trained
+    adapter = job.adapters[1]
+    assert [a.style for a in job.adapters] == ["00", "05"]
+    assert sorted(adapter.captions) == sorted(f"a {word} by 05" for word in WORDS)
+    assert adapter.seed == 11
+    assert adapter.unet == LoraSpec(3, 5.0, ("to_q",))
+    assert adapter.text_encoder == LoraSpec(2, 2.0, ("k_proj",))  # alpha null = rank
+    assert (adapter.unet_lr, adapter.text_encoder_lr) == (0.02, 0.03)
+    assert (adapter.weight_decay, adapter.max_grad_norm, adapter.prior_weight) == (0.4, 0.9, 0.7)
+    assert job.snapshots == (2, 5, 6)
+    assert job.schedule == ScheduleSpec("constant", 1)
+    assert (job.batch_size, job.accumulation, job.micro_batch, job.log_every) == (2, 3, 9, 4)
+    assert (job.betas, job.eps, job.dropout) == ((0.7, 0.8), 1e-5, 0.1)
+    assert set(job.moments) == set(job.prior_moments) == {"00", "05"}
+    assert job.moments["05"] != job.prior_moments["05"]
+    (decaying,) = lab.run(*EVERYTHING, "train.snapshots=[]", "optim.schedule=cosine")[0].trained
+    assert (decaying.schedule.name, decaying.schedule_steps) == ("cosine", 6)
+
+
+def test_views_are_cut_as_the_settings_say_and_class_pictures_at_the_centre(lab: Lab) -> None:
+    notes, _ = lab.run(*EVERYTHING)
+    own, prior = notes.encoded
+    assert own.crop == CropSpec(72, scale=1.5, random=True, variants=3, flip=0.25, seed=11)
+    assert prior.crop == CropSpec(72, scale=1.0, random=False, variants=1, flip=0.0, seed=0)
+    captions = notes.trained[0].adapters[1].captions
+    assert [Path(p).stem.strip("_").replace("_", " ") for p in own.pictures["05"]] == [
+        caption.removeprefix("a ").removesuffix(" by 05") for caption in captions
+    ]
+
+
+def test_class_pictures_are_drawn_by_the_base_and_captioned_with_their_own_word(lab: Lab) -> None:
+    notes, _ = lab.run(*EVERYTHING)
+    drawing = notes.drawn[0]
+    assert (drawing.sampler, drawing.resolution) == (SamplerSpec("dpmpp", 3, 2.5), 72)
+    assert {style.style for style in drawing.styles} == {*WORDS, "dog"}  # each word once for all styles
+    assert all(style.adapter is None and style.init is None for style in drawing.styles)
+    shown: dict[bytes, str] = {}
+    for style in drawing.styles:
+        assert [p.prompt for p in style.pictures] == [f"A {style.style} in the center"] * 2
+        for picture in style.pictures:
+            paint(lab.root / "again.png", picture.prompt, picture.seed)
+            shown[(lab.root / "again.png").read_bytes()] = style.style
+    assert len(shown) == 8
+    words = [shown[content] for content in notes.pictures[1]["00"]]
+    assert sorted(words) == sorted([*WORDS, "dog"] * 2)
+    assert list(notes.trained[0].adapters[0].prior_captions) == [f"a plain {word}" for word in words]
+
+
+@pytest.mark.parametrize(
+    ("which", "words"),
+    [("references", {*WORDS}), ("prompts", {"dog", "ice cream"}), ("both", {*WORDS, "dog"})],
+)
+def test_words_of_the_class_pictures(lab: Lab, which: str, words: set[str]) -> None:
+    notes, _ = lab.run("method=prior", f"method.prior.words={which}")
+    assert {style.style for style in notes.drawn[0].styles} == words
+
+
+def test_drawing_gets_what_the_settings_say(lab: Lab) -> None:
+    notes, _ = lab.run(*EVERYTHING)
+    job = notes.drawn[1]
+    assert (job.sampler, job.resolution, job.batch_size) == (SamplerSpec("euler", 5, 4.0), 80, 10)
+    style = job.styles[1]
+    assert [(p.file, p.prompt) for p in style.pictures] == [
+        ("Dog.png", "one dog by 05"),
+        ("Ice cream.png", "one ice cream by 05"),
+    ]
+    assert {p.negative_prompt for p in style.pictures} == {"blur"}
+    assert style.lora_scale == 0.8
+    assert style.adapter is not None
+    assert style.adapter.name == "0000006"
+    assert style.init is not None
+    assert style.init.strength == 0.6
+    seeds = json.loads((lab.root / "run1" / "seeds.json").read_text())
+    assert {p.file: p.seed for p in style.pictures} == {f"{w}.png": n for w, n in seeds["05"].items()}
+
+
+def test_stylising_gets_what_the_settings_say(lab: Lab) -> None:
+    notes, _ = lab.run(*EVERYTHING)
+    (job,) = notes.stylised
+    assert job.spec == StyleIdSpec(("8", "9"), 0.3, 1.2, 7, start_step=2, adain=False)
+    assert (job.resolution, job.batch_size) == (80, 10)
+    style = job.styles[1]
+    assert sorted(path.parent.parent.name for path in style.references) == ["05"] * 3
+    assert [(file, which) for file, (_, which) in style.contents.items()] == [
+        ("Dog.png", 0),  # "rotate"
+        ("Ice cream.png", 1),
+    ]
+    (fixed,) = lab.run(*EVERYTHING, "method.styleid.reference=2")[0].stylised
+    assert {which for _, which in fixed.styles[0].contents.values()} == {2}
+
+
+CHANGES = {
+    "prior": ("method.prior.per_word=1", "method.prior.sampler.steps=4", "train.seed=13"),
+    "encode": ("train.crop.scale=1.25", "train.crop.flip=0.5", "train.crop.variants=2", "train.crop.random=false"),
+    "train": (
+        "lora.dropout=0.2", "lora.unet.alpha=6.0", "lora.text_encoder.rank=1", "method.prior.weight=0.5",
+        "method.prior.caption=one {object}", "method.prompts.train=the {object} by {style}", "optim.unet.lr=0.01",
+        "optim.betas=[0.7,0.9]", "optim.eps=1e-6", "optim.weight_decay=0.3", "optim.max_grad_norm=null",
+        "optim.warmup_steps=2", "train.batch_size=1", "train.accumulation=1",
+    ),
+    "generate": (
+        "sampler.negative_prompt=dull", "sampler.lora_scale=0.7", "sampler.seed=14", "sampler.steps=6",
+        "sampler.name=ddim", "sampler.resolution=88", "method.init.strength=0.8", "method.init.picture=none",
+    ),
+    "stylise": (
+        "method.styleid.gamma=0.4", "method.styleid.adain=true", "method.styleid.start_step=1",
+        "method.styleid.layers=['8']", "method.styleid.temperature=1.3", "method.styleid.reference=1",
+    ),
+}  # fmt: skip
+
+
+def test_a_change_makes_its_own_stage_again_and_none_before_it(lab: Lab) -> None:
+    lab.run(*EVERYTHING)
+    order = list(CHANGES)
+    for stage, changes in CHANGES.items():
+        for change in changes:
+            _, stages = lab.run(*EVERYTHING, change)
+            made: dict[str, Any] = {name: stages[name]["made"] for name in order}
+            assert made[stage] > 0, change
+            if stage not in {"prior", "encode"}:  # those two are side by side
+                assert not any(made[name] for name in order[: order.index(stage)]), change
