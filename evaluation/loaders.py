@@ -27,7 +27,7 @@ from evaluation.preprocess import (
     SquarePreprocess,
 )
 from evaluation.trunks import InceptionStem, SqueezeTrunk, load_state, load_trunk
-from evaluation.weights import Located, read_state
+from evaluation.weights import Located, digest_of_tokenizer, read_state
 
 
 @dataclass
@@ -130,12 +130,15 @@ class _HfTexts:
 def _load_rn50(located: Located, device: torch.device, _: Resize) -> Loaded:
     from transformers import AutoTokenizer
 
+    assert located.tokenizer is not None  # `locate` finds one for this kind
     model = ResNetClip.from_state(read_state(located.place), located.place).to(device)
     # The checker hands 0…255 to a metric that expects 0…1: its CLIP-IQA sees pictures 255 times too bright.
     prepare = RawPreprocess(CLIP_MEAN, CLIP_STD)
     eye = _eye(model, prepare, located, device, forward=lambda x: [model.encode_image(x)])
     tokenizer = AutoTokenizer.from_pretrained(located.tokenizer, local_files_only=True)
-    return Loaded(eye, texts=_Rn50Texts(model, tokenizer, located.digest, device))
+    # The tokenizer is a place of its own here, which the digest of the weight file knows nothing of.
+    digest = feature_key(located.digest, digest_of_tokenizer(located.tokenizer))
+    return Loaded(eye, texts=_Rn50Texts(model, tokenizer, digest, device))
 
 
 @dataclass

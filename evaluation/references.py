@@ -3,12 +3,14 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from evaluation.cache import FeatureCache, feature_key
+from evaluation.errors import ScoreError
 from evaluation.eyes import Eye, Glance
 from evaluation.histogram import Histogram, Variant, colour_histograms, mean_histograms
 from evaluation.jury import Judges
@@ -42,6 +44,7 @@ class ReferenceReader:
 
         Raises:
             PictureError: one of them cannot be read.
+            ScoreError: a network gives NaN for one of them; it is not cached.
             ValueError: their sizes differ and LPIPS' trunk does not resize.
         """
         pictures = _ordered(references, pool)
@@ -78,17 +81,18 @@ class ReferenceReader:
             for _, stages in glance.of(judges.lpips):
                 builder.add(stages)
         dino = self._vectors(glance, "dino", judges.dino, lambda seen: seen[0].float())
-        fid = self._vectors(glance, f"fid{judges.fid_stage}", judges.fid, judges.fid_vectors)
+        fid = self._vectors(glance, "fid", judges.fid, judges.fid_vectors, str(judges.fid_stage))
         return dino, fid, list(pool.map(self._histograms, chunk))
 
     def _vectors(
-        self, glance: Glance, role: str, eye: Eye, reduce: Callable[[list[Tensor]], Tensor]
+        self, glance: Glance, role: str, eye: Eye, reduce: Callable[[list[Tensor]], Tensor], stage: str = ""
     ) -> Tensor:
         """Rows of one role: from the cache, and one look at those pictures that it lacks."""
-        keys = [feature_key(role, VERSION, eye.digest, picture.digest) for picture in glance.pictures]
+        keys = [feature_key(role + stage, VERSION, eye.digest, picture.digest) for picture in glance.pictures]
         found = [self.cache.get(key) for key in keys]
         if any(entry is None for entry in found):
             rows = glance.rows(eye, reduce)
+            _check_finite(role, glance.pictures, rows)
             for key, entry, row in zip(keys, found, rows, strict=True):
                 if entry is None:
                     self.cache.put(key, {"row": row})
@@ -103,6 +107,13 @@ class ReferenceReader:
         rgb, hsv = colour_histograms(picture.pixels, self.variant)
         self.cache.put(key, {"rgb": torch.from_numpy(rgb), "hsv": torch.from_numpy(hsv)})
         return np.asarray(rgb), np.asarray(hsv)
+
+
+def _check_finite(role: str, pictures: Sequence[Picture], rows: Tensor) -> None:
+    bad = [picture for picture, row in zip(pictures, rows, strict=True) if not torch.isfinite(row).all()]
+    if bad:
+        names = ", ".join(str(p.source) if isinstance(p.source, Path) else f"number {p.name}" for p in bad)
+        raise ScoreError(f"reference pictures: {role} gives NaN for {names}; look at the judges' weights")
 
 
 def _ordered(references: Sequence[Picture], pool: Executor) -> list[Picture]:

@@ -24,6 +24,13 @@ _TIMEOUT_S = 30
 _HF_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 _HF_TOKENIZERS = ("tokenizer.json", "vocab.json")
 _TOKENIZER_FILES = ("*.json", "*.txt")
+_TOKENIZER_PARTS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+)
 _MODEL_FILES = (*_TOKENIZER_FILES, "model*.safetensors")
 
 # Each entry: any one of these files must be there.
@@ -168,8 +175,17 @@ def _download(url: str, to: Path, sha256: str) -> Path:
 
 def _digest(one: Located) -> str:
     """SHA-256 over names and contents of the files that can change a score."""
-    hasher = hashlib.sha256(one.spec.kind.encode())
-    for path in _files(one):
+    return _digest_of(one.spec.kind, _files(one))
+
+
+def digest_of_tokenizer(folder: Path) -> str:
+    """SHA-256 over names and contents of a tokenizer's files."""
+    return _digest_of("tokenizer", [folder / name for name in _TOKENIZER_PARTS if (folder / name).is_file()])
+
+
+def _digest_of(kind: str, files: Iterable[Path]) -> str:
+    hasher = hashlib.sha256(kind.encode())
+    for path in files:
         stat = path.stat()
         hasher.update(path.name.encode() + _file_digest(path, stat.st_mtime_ns, stat.st_size).encode())
     return hasher.hexdigest()
@@ -180,13 +196,7 @@ def _files(one: Located) -> list[Path]:
         return [one.place]
     names = ["config.json", "model.safetensors", "preprocessor_config.json"]
     if one.spec.kind == "clip":
-        names += [
-            "tokenizer.json",
-            "tokenizer_config.json",
-            "vocab.json",
-            "merges.txt",
-            "special_tokens_map.json",
-        ]
+        names += _TOKENIZER_PARTS
     files = [one.place / name for name in names if (one.place / name).is_file()]
     if not (one.place / "model.safetensors").is_file():
         files += sorted([*one.place.glob("model-*.safetensors"), *one.place.glob("pytorch_model*.bin")])

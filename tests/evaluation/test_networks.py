@@ -182,6 +182,20 @@ def test_clip_iqa_equals_torchmetrics_on_piq_weights(rn50: tuple[Any, Path]) -> 
     assert iqa_scores(vectors, pair).tolist() == pytest.approx(theirs.tolist(), abs=1e-5)
 
 
+def test_texts_of_another_tokenizer_are_other_texts(rn50: tuple[Any, Path], tmp_path: Path) -> None:
+    """Cached text vectors are found by this digest."""
+    folder, other = rn50[1], tmp_path / "tokenizer"
+    save_tokenizer(other, length=4)
+    spec = NetworkSpec("clip_rn50", path=folder / "RN50.pt")
+
+    def digest(tokenizer: Path) -> str:
+        texts = LOADERS["clip_rn50"](Located(spec, folder / "RN50.pt", "w", tokenizer), CPU, "tf1").texts
+        assert texts is not None
+        return texts.digest
+
+    assert digest(folder / "tokenizer") == digest(folder / "tokenizer") != digest(other)
+
+
 def test_weights_come_from_torchscript_archives_too(rn50: tuple[Any, Path], tmp_path: Path) -> None:
     """OpenAI publishes RN50.pt as such an archive."""
     linear = torch.nn.Linear(3, 2)

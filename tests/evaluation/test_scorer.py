@@ -139,9 +139,25 @@ def test_nan_of_any_network_stops_the_score(judges: Judges, role: str) -> None:
     # An eye of its own, so that no other role sees the NaN first.
     setattr(judges, role, replace(eye, digest="broken", forward=broken))
     scorer = Scorer(judges, PLAIN)
-    with pytest.raises(ScoreError, match=rf"style a, picture 'Cat'.*{role} is nan"):
+    with pytest.raises(ScoreError, match=rf"(picture 'Cat'|reference pictures).*{role} (is nan|gives NaN)"):
         scorer.add_style("a", _pictures(), [picture(50), picture(51)])
     assert scorer.styles == {}
+
+
+@pytest.mark.parametrize("role", ["dino", "fid"])
+def test_nan_of_a_reference_is_said_and_not_kept(judges: Judges, role: str, tmp_path: Path) -> None:
+    eye: Eye = getattr(judges, role)
+
+    def broken(x: torch.Tensor) -> list[torch.Tensor]:
+        return [seen * math.nan for seen in eye.forward(x)]
+
+    setattr(judges, role, replace(eye, digest="broken", forward=broken))
+    options = ScoreOptions(cache=tmp_path / "cache", device="cpu")
+    for _ in range(2):
+        with pytest.raises(ScoreError, match=rf"reference pictures: {role} gives NaN for number \d"):
+            Scorer(judges, options).add_style("a", _pictures(), [picture(50), picture(51)])
+    setattr(judges, role, replace(eye, digest="broken"))
+    Scorer(judges, options).add_style("a", _pictures(), [picture(50), picture(51)])
 
 
 def test_clip_r_counts_pictures_not_styles() -> None:
