@@ -1,6 +1,7 @@
 """`python -m evaluation`: score anyone's pictures.
 
-Exit codes: 0 scored; 1 nothing that can be scored, or refused by --strict; 2 wrong arguments or judges.
+Exit codes: 0 scored; 1 nothing that can be scored, refused by --strict, or a report that cannot be written;
+2 wrong arguments or judges.
 """
 
 import argparse
@@ -67,7 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, JudgesError) else 1
     print_report(report, console)
     if args.json is not None:
-        report.write(args.json)
+        try:
+            report.write(args.json)
+        except OSError as error:
+            errors.print(f"error: --json {args.json}: cannot be written ({error})", style="red", markup=False)
+            return 1
         console.print(f"Report: {args.json}", highlight=False, soft_wrap=True)
     return 0
 
@@ -86,7 +91,7 @@ def _score(args: argparse.Namespace, console: Console) -> ScoreReport:
         strict=args.strict,
     )
     columns = (
-        TextColumn("style {task.fields[style]}"),
+        TextColumn("style {task.fields[style]}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -107,11 +107,11 @@ class _Reader:
     def prompts(self, path: Path, style: str) -> list[str] | None:
         """The prompts of a `prompt.json`: an object whose values are prompts, or a list."""
         try:
-            data: Any = json.loads(path.read_text(encoding="utf-8"))
+            data: Any = json.loads(path.read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
             self.add("no_prompts", "note", f"{path} is absent: every generated picture counts", style)
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             self.add("bad_prompts", "error", f"{path}: not readable as JSON ({error})", style)
             return None
         values = list(data.values()) if isinstance(data, dict) else data

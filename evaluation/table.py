@@ -1,6 +1,7 @@
 """A report for people, as a rich table."""
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from evaluation.report import METRICS, ScoreReport
@@ -23,7 +24,9 @@ def print_report(report: ScoreReport, console: Console) -> None:
     console.print(_table(report))
     variants = ", ".join(f"{key} {value}" for key, value in report.variants.items())
     console.print(
-        f"Judges: {report.judges['name']}; {variants}; {report.n_pictures} pictures", highlight=False
+        f"Judges: {report.judges['name']}; {variants}; {report.n_pictures} pictures",
+        markup=False,
+        highlight=False,
     )
     if report.final_score is None:
         console.print("[red]No final score: FID needs two pictures on each side.[/red]")
@@ -52,7 +55,7 @@ def _table(report: ScoreReport) -> Table:
     table = Table("Style", *_HEADS.values(), "Pictures")
     for name, style in report.styles.items():
         values = [_number(getattr(style, metric)) for metric in METRICS]
-        table.add_row(name, *values, str(style.n_pictures))
+        table.add_row(escape(name), *values, str(style.n_pictures))
     table.add_section()
     overall = [_number(report.metrics.get(metric)) for metric in METRICS]
     table.add_row("all", *overall, str(report.n_pictures), style="bold")

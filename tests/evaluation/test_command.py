@@ -72,6 +72,23 @@ def test_other_files_are_not_overwritten(
     assert json.loads(target.read_text())["n_pictures"] == 6
 
 
+def test_a_report_that_cannot_be_written_is_said(
+    challenge_set: Folders,
+    tmp_path: Path,
+    tiny_judges: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("evaluation.report.write_atomic", full)
+    assert main(_argv(challenge_set, tiny_judges, "--json", str(tmp_path / "report.json"))) == 1
+    shown = capsys.readouterr()
+    assert "Final score" in shown.out
+    assert "No space left on device" in shown.err
+
+
 def test_wrong_batch_size_is_refused(challenge_set: Folders, tiny_judges: Path) -> None:
     with pytest.raises(SystemExit) as caught:
         main(_argv(challenge_set, tiny_judges, "--batch-size", "0"))
@@ -100,7 +117,16 @@ def test_needs_nothing_else_of_jdx(tiny_judges: Path, challenge_set: Folders) ->
     assert "Final score" in done.stdout
 
 
-def test_progress_and_odd_names_do_not_break_the_table(
+def test_markup_in_style_names_is_shown(
+    tiny_judges: Path, challenge_set: Folders, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for root in challenge_set:
+        (root / "00").rename(root / "[red]00")
+    assert main(_argv(challenge_set, tiny_judges)) == 0
+    assert "│ [red]00 " in capsys.readouterr().out
+
+
+def test_markup_in_file_names_is_shown(
     tiny_judges: Path, challenge_set: Folders, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture(1).save(challenge_set[0] / "00" / "[bold]x.png")

@@ -105,10 +105,16 @@ def test_without_prompts_every_picture_counts(challenge_set: Folders) -> None:
     assert _kinds(layout) == {"no_prompts": "note"}
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"0": 5}', "3"])
+@pytest.mark.parametrize("text", ["{", "[]", '{"0": 5}', "3", pytest.param("[" * 100_000, id="deep")])
 def test_prompts_that_are_none(challenge_set: Folders, text: str) -> None:
     (challenge_set[1] / "00" / "prompt.json").write_text(text)
     assert _kinds(read_layout(*challenge_set)) == {"bad_prompts": "error"}
+
+
+def test_a_byte_order_mark_is_skipped(challenge_set: Folders) -> None:
+    path = challenge_set[1] / "00" / "prompt.json"
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert read_layout(*challenge_set).faults == []
 
 
 def test_repeated_prompts(challenge_set: Folders) -> None:
