@@ -17,7 +17,7 @@ from PIL import Image
 from data.faults import DataError, Fault, Findings
 from data.folders import list_folder, style_folders
 from data.names import file_name_fault, object_word, same_name
-from data.pictures import READ_FAILURES, load_picture, picture_fault
+from data.pictures import READ_FAILURES, load_picture, picture_fault, refuse_float
 from data.prompts import Prompt, read_prompts
 from data.selection import select_styles
 
@@ -165,6 +165,7 @@ def _decode(path: Path) -> tuple[Fault | None, int]:
             frames = int(getattr(picture, "n_frames", 1))
             picture.seek(0)
             picture.load()
+            refuse_float(picture)
             return None, frames
     except READ_FAILURES as error:
         return picture_fault(path, error), 1

@@ -47,8 +47,7 @@ def picture_fault(path: Path, error: BaseException) -> Fault:
 
 def to_rgb(picture: Image.Image) -> Image.Image:
     """Any Pillow mode as 8-bit RGB: alpha on white, 16-bit scaled by 257; `ValueError` for float pictures."""
-    if picture.mode == "F":
-        raise ValueError("32-bit float pictures have no fixed range; save it with 8 bits per channel")
+    refuse_float(picture)
     if picture.mode.startswith("I"):
         return _from_16_bit(picture)
     if picture.has_transparency_data:
@@ -56,6 +55,12 @@ def to_rgb(picture: Image.Image) -> Image.Image:
         paper = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(paper, rgba).convert("RGB")
     return picture.convert("RGB")
+
+
+def refuse_float(picture: Image.Image) -> None:
+    """`ValueError` for the one mode that decodes and still cannot become 8-bit RGB."""
+    if picture.mode == "F":
+        raise ValueError("32-bit float pictures have no fixed range; save it with 8 bits per channel")
 
 
 def _upright(picture: Image.Image) -> Image.Image:

@@ -220,6 +220,12 @@ def test_pictures_left_out_are_not_decoded(tmp_path: Path) -> None:
     assert len(faults_of(tmp_path)) == 1
 
 
+def test_float_pictures_are_found_before_they_are_used(tmp_path: Path) -> None:
+    make_set(tmp_path, ["00"])
+    Image.new("F", (4, 4)).save(tmp_path / "00" / "images" / "dog.png", format="TIFF")
+    assert "32-bit float" in faults_of(tmp_path)[0]
+
+
 def test_things_worth_a_note(tmp_path: Path) -> None:
     make_set(tmp_path, ["00"])
     raw = json.dumps({"0": "St. Bernard"}).encode()
