@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data.challenge import load_picture
 from evaluation.errors import EvaluationError, JudgesError
 from jdx.errors import BackendError, Fault
 from jdx.schema import Evaluation, plain
@@ -55,7 +56,8 @@ def score(bench: Bench, pictures: Mapping[str, Mapping[str, Path]]) -> dict[str,
     with _told(), bench.progress.task("scoring", sum(map(len, pictures.values()))) as task:
         scorer = Scorer(judges_of(settings), options)
         for style, some in pictures.items():
-            references = [reference.path for reference in bench.style(style).references]
+            # As training saw them: upright, RGB, 8 bits. Plain pictures keep their values exactly.
+            references = [load_picture(reference.path) for reference in bench.style(style).references]
             result = scorer.add_style(style, some, references)
             bench.tracker.log_style(style, _numbers(result.to_json()))
             task.advance(len(some), style=style)

@@ -217,6 +217,24 @@ def test_style_that_leaves_the_finite_numbers_is_dropped_and_named(
     assert metrics["failed_styles"] == ["05"]
 
 
+def test_references_are_scored_as_they_were_trained_on(lab: Lab, challenge: Path, tmp_path: Path) -> None:
+    root = tmp_path / "odd"
+    shutil.copytree(challenge, root)
+    images = root / "00" / "images"
+    deep = np.random.default_rng(0).integers(0, 65536, (72, 72), dtype=np.uint16)
+    Image.fromarray(deep).save(images / "deep.png")  # 16 bits a pixel
+    clear = Image.open(images / "cat.png").convert("RGBA")
+    clear.putalpha(Image.new("L", clear.size, 0))
+    clear.save(images / "cat.png")
+    result, _ = lab.run(f"data.root={root}", "method=base")
+    white = noise(72, 0)
+    white.paste("white", (0, 0, 72, 72))
+    white.save(images / "cat.png")
+    same, _ = lab.run(f"data.root={root}", "method=base")
+    assert result.final_score is not None
+    assert result.final_score == same.final_score
+
+
 def test_faults_of_model_and_judges_are_told_before_any_work(lab: Lab, tmp_path: Path, tiny_sd: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(tiny_sd, broken)
