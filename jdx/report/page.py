@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import jinja2
@@ -48,8 +47,3 @@ def render(view: PageView) -> str:
 
 def _number(value: float | None, digits: int = 4) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
-
-
-if __name__ == "__main__":
-    for folder in sys.argv[1:]:
-        print(write_report(Path(folder)))

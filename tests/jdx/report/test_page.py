@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from jdx.report import thumbs, write_report
+from jdx.report.__main__ import main as report_command
 from jdx.report.run_folder import RunFolder
 from tests.data.sets import noise
 from tests.jdx.run_folders import make_run, metrics
@@ -95,6 +96,15 @@ def test_texts_of_the_run_are_escaped(tmp_path: Path) -> None:
     assert "<b>Dog" in page.text
     assert "<i>x</i>" in page.text
     assert page.tags.count("script") == 1
+
+
+def test_command_writes_the_pages_that_it_can(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "run")
+    assert report_command([str(run), str(tmp_path / "nowhere")]) == 2
+    said = capsys.readouterr()
+    assert said.out.strip() == str(run / "report.html")
+    assert "nowhere" in said.err
+    assert (run / "report.html").is_file()
 
 
 def test_faults_of_the_scorer_are_told_in_its_words(tmp_path: Path) -> None:

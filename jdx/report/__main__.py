@@ -1,0 +1,30 @@
+"""`python -m jdx.report RUN...`: make the report of finished runs again."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jdx.report.page import write_report
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write report.html into each run folder and print its path; exit code 2 when a folder is not there."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jdx.report", description="Make report.html of run folders."
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="such as outputs/DATE/TIME")
+    code = 0
+    for run in parser.parse_args(arguments).runs:
+        try:
+            print(write_report(run))
+        except OSError as error:
+            print(error, file=sys.stderr)
+            code = 2
+    return code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
