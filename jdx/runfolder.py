@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
 import os
@@ -114,12 +115,11 @@ def put_losses(run_dir: Path, adapters: Adapters) -> dict[str, list[tuple[int, f
     """losses.csv (style, step, loss) from the last snapshot of each style."""
     losses = {style: read_losses(steps[max(steps)]) for style, steps in sorted(adapters.steps.items())}
     if losses:
-        beside = run_dir / ".losses.csv"
-        with beside.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["style", "step", "loss"])
-            writer.writerows([style, step, loss] for style, rows in losses.items() for step, loss in rows)
-        beside.replace(run_dir / "losses.csv")
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["style", "step", "loss"])
+        writer.writerows([style, step, loss] for style, rows in losses.items() for step, loss in rows)
+        write_atomic(run_dir / "losses.csv", text.getvalue())
     return losses
 
 
