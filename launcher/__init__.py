@@ -1,0 +1,1 @@
+"""Where jobs run: one contract (`launcher.base`), several executors. Knows nothing of what a job computes."""
