@@ -109,7 +109,13 @@ def environment(folder: Path, payload: Payload, channel: Channel) -> Value:
     names = payload["names"]
     seen = {name: os.environ.get(name) for name in names}
     os.environ["JDX_TEST_LEFT_BEHIND"] = "1"
-    return {"env": seen, "cwd": os.getcwd(), "pid": os.getpid(), "sid": os.getsid(0), "gpus": list(channel.gpus)}
+    return {
+        "env": seen,
+        "cwd": os.getcwd(),
+        "pid": os.getpid(),
+        "sid": os.getsid(0),
+        "gpus": list(channel.gpus),
+    }
 
 
 def stop_self(folder: Path, payload: Payload, channel: Channel) -> Value:
