@@ -82,6 +82,10 @@ class AdapterSpec:
     max_grad_norm: float | None = None  # of one adapter's whole gradient, both networks together
     prior_captions: tuple[str, ...] = ()  # one per class picture
     prior_weight: float = 0.0  # loss = instance + prior_weight * prior; 0 draws no class pictures
+    unet_start: int = (
+        0  # steps before this network's adapter begins to learn, with a fresh optimiser and schedule
+    )
+    text_encoder_start: int = 0
 
 
 @dataclass(frozen=True)

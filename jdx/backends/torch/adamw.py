@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from jdx.backends.torch.parts import Window
 
 
 @dataclass(frozen=True)
 class Knobs:
     """What may differ between the K adapters, and what may not. Per-adapter sequences have length K.
 
-    lr: learning rates of each network, {network: K rates}. max_grad_norm: of an adapter's whole gradient,
-    inf = off.
+    lr, weight_decay: of each part, {part: K numbers}. max_grad_norm: of an adapter's whole gradient, inf = off.
+    windows: {part: the steps in which it learns}, all of them where it is not named.
     """
 
-    lr: dict[str, Sequence[float]]
-    weight_decay: Sequence[float]
+    lr: Mapping[str, Sequence[float]]
+    weight_decay: Mapping[str, Sequence[float]]
     max_grad_norm: Sequence[float]
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+    windows: Mapping[str, Window] = field(default_factory=dict)
 
 
 @dataclass
@@ -34,15 +37,14 @@ class Moments:
 
 @dataclass
 class StackedAdamW:
-    """AdamW (Loshchilov and Hutter 2019, algorithm 2, as `torch.optim.AdamW`) on one (K, P) buffer per
-    network.
+    """AdamW (Loshchilov and Hutter 2019, algorithm 2, as `torch.optim.AdamW`) on one (K, P) buffer per part.
 
-    params: {network: (K, P)}, row k being adapter k in every network. Before the update each adapter's
-    gradient is clipped by its own norm over all networks, as `clip_grad_norm_` would on that adapter alone.
-    An adapter whose loss
-    or gradient norm is not finite dies: it is never updated again, keeps its last parameters, and does not
-    touch the others. `died_at` (K,) holds the step of death (0 = alive) and `loss_died` whether the loss
-    was the cause. Nothing here waits for the device.
+    params: {part: (K, P)}, row k being adapter k in every part. Before the update each adapter's gradient is
+    clipped by its own norm over all parts that learn, as `clip_grad_norm_` would on that adapter alone. Outside
+    its window a part stays exactly what it is, and its bias corrections count from the window's start.
+    An adapter whose loss or gradient norm is not finite dies: it is never updated again, keeps its last
+    parameters, and does not touch the others. `died_at` (K,) holds the step of death (0 = alive) and
+    `loss_died` whether the loss was the cause. Nothing here waits for the device.
     """
 
     params: dict[str, Tensor]
@@ -58,7 +60,7 @@ class StackedAdamW:
             return torch.tensor(list(values), dtype=first.dtype, device=device)[:, None]
 
         self._lr = {name: column(self.knobs.lr[name]) for name in self.params}
-        self._decay = column(self.knobs.weight_decay)
+        self._decay = {name: column(self.knobs.weight_decay[name]) for name in self.params}
         self._max_norm = column(self.knobs.max_grad_norm)[:, 0]
         self.died_at = torch.zeros(K, dtype=torch.int64, device=device)
         self.loss_died = torch.zeros(K, dtype=torch.bool, device=device)
@@ -71,23 +73,39 @@ class StackedAdamW:
         """Boolean (K,): which adapters are still trained."""
         return self.died_at == 0
 
+    def window(self, name: str) -> Window:
+        """The steps in which a part learns."""
+        return self.knobs.windows.get(name, Window())
+
+    @property
+    def learning(self) -> list[str]:
+        """The parts that the next step changes; `step` wants the gradients of exactly these."""
+        return [name for name in self.params if self.window(name).open(self.steps)]
+
     @torch.no_grad()
-    def step(self, grads: dict[str, Tensor], losses: Tensor, factor: float = 1.0) -> Tensor:
-        """One update with gradients (K, P) of losses (K,), learning rates multiplied by `factor`.
+    def step(
+        self, grads: Mapping[str, Tensor], losses: Tensor, factors: Mapping[str, float] | None = None
+    ) -> Tensor:
+        """One update with gradients (K, P) of losses (K,), a part's learning rates times its factor (1).
 
         Returns `alive` after the step.
         """
+        if list(grads) != self.learning:
+            raise ValueError(
+                f"gradients of {list(grads)} were given, {self.learning} learn at step {self.steps}"
+            )
         self.steps += 1
         norm = self._norm(grads)
         alive = self._bury(torch.isfinite(losses), torch.isfinite(norm))
         clip = (self._max_norm / (norm + 1e-6)).clamp(max=1.0)  # torch's 1e-6; inf (off) gives 1
-        for name, p in self.params.items():
+        for name, grad in grads.items():
             # Dead rows get zeros here and a rate of zero below; NaN times zero would spread it.
-            g = torch.where(alive[:, None], grads[name] * clip[:, None], 0.0)
-            self._update(p, g, self.moments[name], torch.where(alive[:, None], self._lr[name] * factor, 0.0))
+            g = torch.where(alive[:, None], grad * clip[:, None], 0.0)
+            factor = 1.0 if factors is None else factors[name]
+            self._update(name, g, torch.where(alive[:, None], self._lr[name] * factor, 0.0))
         return alive
 
-    def _norm(self, grads: dict[str, Tensor]) -> Tensor:
+    def _norm(self, grads: Mapping[str, Tensor]) -> Tensor:
         norms = [torch.linalg.vector_norm(g, dim=1) for g in grads.values()]
         norm: Tensor = torch.linalg.vector_norm(torch.stack(norms), dim=0)
         return norm
@@ -98,10 +116,11 @@ class StackedAdamW:
         self.loss_died |= dies & ~loss_ok
         return self.alive
 
-    def _update(self, p: Tensor, g: Tensor, moments: Moments, lr: Tensor) -> None:
-        (beta1, beta2), m, v = self.knobs.betas, moments.m, moments.v
-        p.mul_(1 - lr * self._decay)
+    def _update(self, name: str, g: Tensor, lr: Tensor) -> None:
+        (beta1, beta2), m, v = self.knobs.betas, self.moments[name].m, self.moments[name].v
+        p, t = self.params[name], self.steps - self.window(name).start
+        p.mul_(1 - lr * self._decay[name])
         m.lerp_(g, 1 - beta1)
         v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-        root = v.sqrt().div_((1 - beta2**self.steps) ** 0.5).add_(self.knobs.eps)
-        p.sub_((m / root).mul_(lr / (1 - beta1**self.steps)))
+        root = v.sqrt().div_((1 - beta2**t) ** 0.5).add_(self.knobs.eps)
+        p.sub_((m / root).mul_(lr / (1 - beta1**t)))

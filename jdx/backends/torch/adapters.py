@@ -23,7 +23,7 @@ from jdx._version import __version__
 from jdx.backends.torch.files import write_bytes
 from jdx.backends.torch.lora_keys import TEXT_PREFIX, canonical_te_path, memory_te_path
 
-__all__ = ["Adapter", "LoraPair", "canonical_te_path", "memory_te_path", "save_adapter"]
+__all__ = ["Adapter", "LoraPair", "canonical_te_path", "memory_te_path", "save_adapter", "write_adapter"]
 
 FILE = "pytorch_lora_weights.safetensors"
 HEADER = "lora_adapter_metadata"
@@ -45,11 +45,19 @@ class LoraPair:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A trained adapter, {module path: pair} per network; text paths are canonical (`text_model.`)."""
+    """All that a style has learnt, a field for each trained part (`parts.Part.result`).
+
+    unet, text_encoder: {module path: pair}; text paths are canonical (`text_model.`).
+    """
 
     unet: Mapping[str, LoraPair] = field(default_factory=dict)
     text_encoder: Mapping[str, LoraPair] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_adapter(folder: Path, adapter: Adapter) -> None:
+    """Write each part of an adapter into `folder`, in the file that other tools expect it in."""
+    save_adapter(folder, adapter.unet, adapter.text_encoder, adapter.metadata)
 
 
 def save_adapter(

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from jdx.backends.base import AdapterSpec, LoraSpec, TrainJob
 from jdx.backends.torch.models import Models
+from jdx.backends.torch.packs import trained_windows
 from jdx.backends.torch.snapshots import state_fault
 from jdx.backends.torch.stacked import target_faults
 from jdx.errors import ConfigError, Fault
@@ -29,7 +30,7 @@ def check(job: TrainJob, models: Models, out: Path) -> None:
     faults += target_faults(models.unet, [a.unet for a in job.adapters], "unet")
     faults += target_faults(models.text_encoder, [a.text_encoder for a in job.adapters], "text_encoder")
     for adapter in job.adapters:
-        faults += [*_adapter(adapter), *_pictures(job, adapter, models.latent_channels)]
+        faults += [*_adapter(adapter), *_idle(job, adapter), *_pictures(job, adapter, models.latent_channels)]
         for step in job.snapshots:
             folder = snapshot_folder(out, adapter.style, step)
             if folder.exists():
@@ -119,6 +120,24 @@ def _lora(of: str, lora: LoraSpec) -> Iterator[Fault]:
         yield Fault(of + ".alpha", str(lora.alpha), "must be a finite number above 0")
     if lora.rank > 0 and not lora.targets:
         yield Fault(of + ".targets", "()", "name at least one module, such as to_q")
+
+
+def _idle(job: TrainJob, adapter: AdapterSpec) -> Iterator[Fault]:
+    """Steps in which nothing of an adapter would learn."""
+    end, reached = max(job.snapshots, default=0), 0
+    windows = sorted(trained_windows(adapter).values(), key=lambda window: window.start)
+    if not windows:
+        return
+    for window in windows:
+        if window.start < 0:
+            yield Fault(f"adapter {adapter.style}: start", str(window.start), "must be at least 0")
+        if window.start > reached:
+            break
+        reached = max(reached, end if window.stop is None else window.stop)
+    if reached < end:
+        later = min((w.start for w in windows if w.start > reached), default=end)
+        allowed = "nothing would learn in them: begin a network earlier, or train something to their end"
+        yield Fault(f"adapter {adapter.style}: steps", f"{reached + 1} to {min(later, end)}", allowed)
 
 
 def _pictures(job: TrainJob, adapter: AdapterSpec, channels: int) -> Iterator[Fault]:

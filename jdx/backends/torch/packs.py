@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jdx.backends.base import AdapterSpec, LoraSpec, TrainJob
 from jdx.backends.torch import memory
+from jdx.backends.torch.parts import Window
 from jdx.errors import BackendError
 
 log = logging.getLogger(__name__)
@@ -24,11 +25,6 @@ class Pack:
     def prior(self) -> bool:
         """Whether these styles draw class pictures; all of a pack do or none does."""
         return self.adapters[0].prior_weight > 0
-
-    @property
-    def trains_text(self) -> bool:
-        """Whether these styles adapt the text encoder; all of a pack do or none does."""
-        return self.adapters[0].text_encoder.rank > 0
 
     def smaller(self, finished: Iterable[str]) -> list[Pack]:
         """What to try after this pack ran out of memory: half the styles, or half the samples of the last
@@ -50,9 +46,10 @@ class Pack:
 
 def alike(adapters: Sequence[AdapterSpec]) -> list[tuple[AdapterSpec, ...]]:
     """Adapters grouped by what a pass over them looks like, in order of first appearance."""
-    groups: dict[tuple[bool, bool], list[AdapterSpec]] = {}
+    groups: dict[tuple[object, ...], list[AdapterSpec]] = {}
     for adapter in adapters:
-        groups.setdefault((adapter.prior_weight > 0, adapter.text_encoder.rank > 0), []).append(adapter)
+        passes = (adapter.prior_weight > 0, adapter.text_encoder.rank > 0)
+        groups.setdefault((*passes, *windows_of(adapter).values()), []).append(adapter)
     return [tuple(group) for group in groups.values()]
 
 
@@ -74,6 +71,26 @@ def plan(
         packs += [Pack(part, most) for part in memory.even(group, styles)]
     log.info("training %s styles in packs of %s", len(job.adapters), [len(pack.adapters) for pack in packs])
     return packs
+
+
+def windows_of(adapter: AdapterSpec) -> dict[str, Window]:
+    """The steps in which each part of an adapter learns, by the part's name."""
+    return {"unet": Window(adapter.unet_start), "text_encoder": Window(adapter.text_encoder_start)}
+
+
+def trained_windows(adapter: AdapterSpec) -> dict[str, Window]:
+    """`windows_of`, without the parts that this adapter does not have."""
+    has = {"unet": adapter.unet.rank > 0, "text_encoder": adapter.text_encoder.rank > 0}
+    return {name: window for name, window in windows_of(adapter).items() if has[name]}
+
+
+def largest(group: Sequence[AdapterSpec]) -> AdapterSpec:
+    """The first adapter, with parts that take at least the memory of any of the group's."""
+    return replace(
+        group[0],
+        unet=widest(a.unet for a in group),
+        text_encoder=widest(a.text_encoder for a in group),
+    )
 
 
 def widest(specs: Iterable[LoraSpec]) -> LoraSpec:

@@ -1,10 +1,11 @@
-"""What training needs before its first step: data, adapters in the networks, restored states, sizes."""
+"""What training needs before its first step: data, trained parts in the models, restored states, sizes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,8 +19,10 @@ from jdx.backends.torch.batches import Drawer, Noising, Pictures, Sample, Source
 from jdx.backends.torch.checks import MOMENTS
 from jdx.backends.torch.dropout import KeyedDropout
 from jdx.backends.torch.models import Models
+from jdx.backends.torch.packs import windows_of
+from jdx.backends.torch.parts import Part
 from jdx.backends.torch.snapshots import AdapterState, LossLog
-from jdx.backends.torch.stacked import Owner, Stack, inject
+from jdx.backends.torch.stacked import Owner, inject
 from jdx.backends.torch.step import Captions, losses_of
 from jdx.errors import ConfigError, Fault
 
@@ -41,41 +44,76 @@ def read_sources(job: TrainJob, adapters: Sequence[AdapterSpec]) -> tuple[list[s
     return list(texts), sources
 
 
+@dataclass(frozen=True)
+class Making:
+    """What a part is made from."""
+
+    job: TrainJob
+    models: Models
+    adapters: Sequence[AdapterSpec]
+    dropout: KeyedDropout | None
+
+
+def _unet(of: Making) -> Part | None:
+    if not any(a.unet.rank for a in of.adapters):
+        return None
+    owners = [Owner(a.style, a.seed, a.unet, a.unet_lr, a.weight_decay) for a in of.adapters]
+    return inject(of.models.unet, owners, dropout=of.dropout, window=windows_of(of.adapters[0])["unet"])
+
+
+def _text_encoder(of: Making) -> Part | None:
+    if not any(a.text_encoder.rank for a in of.adapters):
+        return None
+    owners = [Owner(a.style, a.seed, a.text_encoder, a.text_encoder_lr, a.weight_decay) for a in of.adapters]
+    window = windows_of(of.adapters[0])["text_encoder"]
+    stack = inject(
+        of.models.text_encoder, owners, rename=canonical_te_path, dropout=of.dropout, window=window
+    )
+    stack.changes_text = True
+    return stack
+
+
+MAKERS: Mapping[str, Callable[[Making], Part | None]] = {"unet": _unet, "text_encoder": _text_encoder}
+"""Makes each part of a pack, or None when none of its styles has it."""
+
+
 @contextmanager
-def injected(
-    models: Models, adapters: Sequence[AdapterSpec], dropout: KeyedDropout | None
-) -> Iterator[dict[str, Stack]]:
-    """{network: stack} of these styles, in the networks that any of them trains, until the block ends.
+def opened_parts(of: Making) -> Iterator[dict[str, Part]]:
+    """{name: part} of everything that these styles train, in the models until the block ends.
 
     Raises: ConfigError when targets match no linear layer.
     """
-    stacks: dict[str, Stack] = {}
+    parts: dict[str, Part] = {}
     try:
-        if any(a.unet.rank for a in adapters):
-            owners = [Owner(a.style, a.seed, a.unet) for a in adapters]
-            stacks["unet"] = inject(models.unet, owners, dropout=dropout)
-        if any(a.text_encoder.rank for a in adapters):
-            owners = [Owner(a.style, a.seed, a.text_encoder) for a in adapters]
-            stacks["text_encoder"] = inject(
-                models.text_encoder, owners, rename=canonical_te_path, dropout=dropout
-            )
-        yield stacks
+        for name, make in MAKERS.items():
+            if (part := make(of)) is not None:
+                parts[name] = part
+        yield parts
     finally:
-        for stack in stacks.values():
-            stack.remove()
+        for part in reversed(parts.values()):
+            part.remove()
 
 
-def trained(stacks: Mapping[str, Stack], k: int) -> dict[str, Stack]:
-    """The networks in which adapter k has a rank above 0, whatever its company adapts."""
-    return {name: stack for name, stack in stacks.items() if stack.owners[k].spec.rank}
+def trained(parts: Mapping[str, Part], k: int) -> dict[str, Part]:
+    """The parts that adapter k has, whatever its company trains."""
+    return {name: part for name, part in parts.items() if part.trains(k)}
 
 
-def knobs_of(job: TrainJob, adapters: Sequence[AdapterSpec], stacks: Mapping[str, Stack]) -> Knobs:
+def knobs_of(job: TrainJob, adapters: Sequence[AdapterSpec], parts: Mapping[str, Part]) -> Knobs:
     """The optimiser's settings, one number per adapter where they may differ."""
-    rates = {"unet": [a.unet_lr for a in adapters], "text_encoder": [a.text_encoder_lr for a in adapters]}
-    norms = [math.inf if a.max_grad_norm is None else a.max_grad_norm for a in adapters]
-    decays = [a.weight_decay for a in adapters]
-    return Knobs({name: rates[name] for name in stacks}, decays, norms, job.betas, job.eps)
+    return Knobs(
+        lr={name: part.rates for name, part in parts.items()},
+        weight_decay={name: part.decays for name, part in parts.items()},
+        max_grad_norm=[math.inf if a.max_grad_norm is None else a.max_grad_norm for a in adapters],
+        betas=job.betas,
+        eps=job.eps,
+        windows={name: part.window for name, part in parts.items()},
+    )
+
+
+def captions_of(models: Models, texts: Sequence[str], parts: Mapping[str, Part]) -> Captions:
+    """The table of captions, computed anew in every pass when a part changes the text encoder."""
+    return Captions(models, texts, trained=any(part.changes_text for part in parts.values()))
 
 
 def noising_of(models: Models) -> Noising:
@@ -85,25 +123,24 @@ def noising_of(models: Models) -> Noising:
 
 
 def restore(
-    state: AdapterState | None, k: int, stacks: Mapping[str, Stack], optimiser: StackedAdamW
+    state: AdapterState | None, k: int, style: str, parts: Mapping[str, Part], optimiser: StackedAdamW
 ) -> LossLog:
-    """Put adapter k back to where its snapshot was taken; nothing to do when there is none.
+    """Put adapter k, the style's, back to where its snapshot was taken; nothing to do when there is none.
 
-    All adapters of a stack share the optimiser's step count, so they must come from the same step.
+    All adapters of a pack share the optimiser's step count, so they must come from the same step.
     Raises: ConfigError when the snapshot is of an adapter of another shape.
     """
     if state is None:
         return LossLog()
-    mine = trained(stacks, k)
-    if {name: stack.layout(k) for name, stack in mine.items()} != dict(state.layout):
-        style = next(iter(stacks.values())).owners[k].style
+    mine = trained(parts, k)
+    if {name: part.layout(k) for name, part in mine.items()} != dict(state.layout):
         allowed = "the snapshot's ranks, targets or base model differ from this job's; use the same ones"
         raise ConfigError([Fault("resume", style, allowed)], "training job")
     with torch.no_grad():
-        for name, stack in mine.items():
+        for name, part in mine.items():
             moments = optimiser.moments[name]
-            for key, tensor in (("param", stack.flat), ("m", moments.m), ("v", moments.v)):
-                tensor[k] = stack.row(k, state.vectors[f"{name}.{key}"]).to(tensor)
+            for key, tensor in (("param", part.flat), ("m", moments.m), ("v", moments.v)):
+                tensor[k] = part.row(k, state.vectors[f"{name}.{key}"]).to(tensor)
     optimiser.steps = state.step
     return state.losses
 
@@ -111,27 +148,16 @@ def restore(
 def measure(job: TrainJob, models: Models, group: Sequence[AdapterSpec]) -> memory.Need:
     """What a sample and an adapter of this group take, from one forward pass over one sample of one style."""
     texts, sources = read_sources(job, group[:1])
-    probe = AdapterSpec(
-        style=group[0].style,
-        captions=group[0].captions,
-        seed=group[0].seed,
-        unet=packs.widest(a.unet for a in group),
-        text_encoder=packs.widest(a.text_encoder for a in group),
-        unet_lr=0.0,
-        text_encoder_lr=0.0,
-    )
     dropout = KeyedDropout(job.dropout) if job.dropout else None
-    with injected(models, [probe], dropout) as stacks:
-        captions = Captions(models, texts, trained=probe.text_encoder.rank > 0)
+    with opened_parts(Making(job, models, [packs.largest(group)], dropout)) as parts:
+        captions = captions_of(models, texts, parts)
         drawn = Drawer(sources, ((Sample(False, 0),),), noising_of(models))(0)[0].to(models.device)
         if dropout is not None:
             dropout.keys = drawn.keys
-        for stack in stacks.values():
-            stack.bind()
-        factors = [
-            f for s in stacks.values() for slot in s.slots for f in (s.flat, slot.layer.a, slot.layer.b)
-        ]
-        known = [*models.unet.parameters(), *models.text_encoder.parameters(), *factors]
-        sample = memory.kept_for_backward(lambda: losses_of(models, captions, drawn), known)
-        adapter = sum(s.width * s.flat.element_size() * memory.COPIES for s in stacks.values())
+        for part in parts.values():
+            part.bind()
+        held = [tensor for part in parts.values() for tensor in part.held()]
+        known = [*models.unet.parameters(), *models.text_encoder.parameters(), *held]
+        sample = memory.kept_for_backward(lambda: losses_of(models, captions, parts.values(), drawn), known)
+        adapter = sum(part.width * part.flat.element_size() * memory.COPIES for part in parts.values())
     return memory.Need(sample, adapter)

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from jdx.backends.torch.adapters import Adapter, save_adapter
+from jdx.backends.torch.adapters import Adapter, write_adapter
 from jdx.backends.torch.files import write_bytes
 from jdx.errors import ConfigError, Fault
 
@@ -46,8 +46,8 @@ class LossLog:
 class AdapterState:
     """One adapter after `step` steps, on the CPU, at its true rank.
 
-    vectors: {"NETWORK.param" | "NETWORK.m" | "NETWORK.v": (entries,)}; layout: {network: digest of its
-    modules}.
+    vectors: {"PART.param" | "PART.m" | "PART.v": (entries,)}; layout: {part: digest of what it is
+    made of}.
     """
 
     step: int
@@ -66,7 +66,7 @@ def save(folder: Path, adapter: Adapter, state: AdapterState) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     beside.mkdir()
-    save_adapter(beside, adapter.unet, adapter.text_encoder, adapter.metadata)
+    write_adapter(beside, adapter)
     window = torch.tensor([state.losses.pending, state.losses.count], dtype=torch.float64)
     about = json.dumps({"format": FORMAT, "step": state.step, "layout": dict(state.layout)}, sort_keys=True)
     write_bytes(beside / STATE, to_bytes({**state.vectors, "loss_window": window}, {HEADER: about}))

@@ -25,6 +25,7 @@ from jdx import draws
 from jdx.backends.base import LoraSpec
 from jdx.backends.torch.adapters import LoraPair
 from jdx.backends.torch.dropout import KeyedDropout
+from jdx.backends.torch.parts import Part, Window
 from jdx.errors import ConfigError, Fault
 
 
@@ -78,14 +79,16 @@ class Slot(NamedTuple):
 
 @dataclass(frozen=True)
 class Owner:
-    """Whose adapter a row of the stack is: it names the draws of the first A."""
+    """Whose adapter a row of the stack is (style and seed name the draws of the first A), and how it learns."""
 
     style: str
     seed: int
     spec: LoraSpec
+    lr: float = 0.0
+    weight_decay: float = 0.0
 
 
-class Stack:
+class Stack(Part):
     """The adapters of K styles on one network. `flat` is (K, P): all A of the slots in order, then all B.
 
     A style's *vector* is its part of a row without the padding, in the order of the network's layers, hence
@@ -95,6 +98,7 @@ class Stack:
     def __init__(
         self, slots: Sequence[Slot], owners: Sequence[Owner], device: torch.device, base_dtype: torch.dtype
     ):
+        self.rates, self.decays = [o.lr for o in owners], [o.weight_decay for o in owners]
         self.slots, self.owners, self.base_dtype = tuple(slots), tuple(owners), base_dtype
         self._a_sizes = [s.d_in * s.rank for s in slots]
         self._b_sizes = [s.rank * s.d_out for s in slots]
@@ -122,6 +126,14 @@ class Stack:
             slot.layer.a = a.view(-1, slot.d_in, slot.rank)
             slot.layer.b = b.view(-1, slot.rank, slot.d_out)
 
+    def trains(self, k: int) -> bool:
+        """Whether style k has a rank above 0 in this network."""
+        return self.owners[k].spec.rank > 0
+
+    def held(self) -> list[Tensor]:
+        """The buffer and the layers' factors."""
+        return [self.flat, *(f for slot in self.slots for f in (slot.layer.a, slot.layer.b))]
+
     def vector(self, k: int, row: Tensor) -> Tensor:
         """Style k's entries of a row (P,) without padding: A (d_in, r), B (r, d_out) of layer after layer."""
         parts = [part.reshape(-1) for _, a, b in self._factors(k, row) for part in (a, b)]
@@ -142,6 +154,10 @@ class Stack:
         for factor, part in zip(factors, torch.split(vector, [f.numel() for f in factors]), strict=True):
             factor.copy_(part.view(factor.shape))
         return row
+
+    def result(self, k: int, row: Tensor) -> dict[str, LoraPair]:
+        """See `pairs`."""
+        return self.pairs(k, row)
 
     def pairs(self, k: int, row: Tensor) -> dict[str, LoraPair]:
         """Style k's adapter at its true rank, by canonical module path."""
@@ -192,6 +208,7 @@ def inject(
     *,
     rename: Callable[[str], str] = str,
     dropout: KeyedDropout | None = None,
+    window: Window = Window(),  # noqa: B008 (frozen)
 ) -> Stack:
     """Wrap the targeted linear layers of a frozen network for K styles; `Stack.remove` undoes it.
 
@@ -217,6 +234,7 @@ def inject(
             above, _, name = path.rpartition(".")
             slots.append(Slot(rename(path), layer, modules[above], name, max(ranks), ranks))
     stack = Stack(slots, owners, weight.device, weight.dtype)  # may not fit, so before the network changes
+    stack.window = window
     for slot in slots:
         setattr(slot.parent, slot.name, slot.layer)
     return stack

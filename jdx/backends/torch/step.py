@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from jdx.backends.torch.batches import Pass
 from jdx.backends.torch.dropout import KeyedDropout
 from jdx.backends.torch.models import Models
-from jdx.backends.torch.stacked import Stack
+from jdx.backends.torch.parts import Part
 from jdx.methods import diffusion
 
 CAPTIONS_AT_ONCE = 64
@@ -21,8 +21,8 @@ CAPTIONS_AT_ONCE = 64
 class Captions:
     """The text states of all distinct captions, by row.
 
-    When no adapter changes the text encoder they are computed once; otherwise token ids are kept and the
-    states are computed in every pass, through the stacked adapters.
+    When nothing that is trained changes them they are computed once; otherwise token ids are kept and the
+    states are computed in every pass, through the trained parts.
     """
 
     def __init__(self, models: Models, texts: Sequence[str], *, trained: bool):
@@ -39,7 +39,7 @@ class Captions:
         return cast(Tensor, self._encoder(found)[0])
 
 
-def losses_of(models: Models, captions: Captions, drawn: Pass) -> Tensor:
+def losses_of(models: Models, captions: Captions, parts: Iterable[Part], drawn: Pass) -> Tensor:
     """Each style's share of its loss in this pass, (K,): weighted mean squares (Ho et al. 2020, eq. 14).
 
     The network runs in the base's precision; noising, target and error are in the pass's own (float32 or
@@ -50,6 +50,8 @@ def losses_of(models: Models, captions: Captions, drawn: Pass) -> Tensor:
     x_t = diffusion.add_noise(d.latents, d.noise, d.a, d.s)
     goal = diffusion.target(models.prediction_type, d.latents, d.noise, d.a, d.s)
     states = captions.states(d.captions)
+    for part in parts:
+        states = part.adjust(states, d)
     answer = models.unet(x_t.to(models.dtype), d.t, encoder_hidden_states=states, return_dict=False)[0]
     errors: Tensor = (answer.to(goal.dtype) - goal).square().mean(dim=(1, 2, 3))
     return (errors.view_as(d.weights) * d.weights).sum(dim=1)
@@ -61,28 +63,31 @@ class Step:
 
     models: Models
     captions: Captions
-    stacks: Mapping[str, Stack]
+    parts: Mapping[str, Part]
     dropout: KeyedDropout | None = None
 
-    def __call__(self, passes: Sequence[Pass]) -> tuple[dict[str, Tensor], Tensor]:
-        """({network: gradient (K, P)}, losses (K,)) of the passes together."""
+    def __call__(
+        self, passes: Sequence[Pass], learning: Sequence[str] | None = None
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """({part: gradient (K, P)} of the parts that learn (all), losses (K,)) of the passes together."""
+        names = list(self.parts) if learning is None else learning
         total: tuple[Tensor, ...] | None = None
         losses = torch.zeros((), device=self.models.device)
         for drawn in passes:
-            grads, part = self._one(drawn.to(self.models.device))
+            grads, part = self._one(drawn.to(self.models.device), names)
             total = grads if total is None else tuple(a.add_(b) for a, b in zip(total, grads, strict=True))
             losses = losses + part
         assert total is not None, "a step has at least one pass"
-        return dict(zip(self.stacks, total, strict=True)), losses
+        return dict(zip(names, total, strict=True)), losses
 
-    def _one(self, drawn: Pass) -> tuple[tuple[Tensor, ...], Tensor]:
+    def _one(self, drawn: Pass, names: Sequence[str]) -> tuple[tuple[Tensor, ...], Tensor]:
         if self.dropout is not None:
             self.dropout.keys = drawn.keys
         with torch.enable_grad():
-            for stack in self.stacks.values():
-                stack.bind()
-            losses = losses_of(self.models, self.captions, drawn)
+            for part in self.parts.values():
+                part.bind()
+            losses = losses_of(self.models, self.captions, self.parts.values(), drawn)
             grads: tuple[Tensor, ...] = torch.autograd.grad(
-                losses.sum(), [stack.flat for stack in self.stacks.values()]
+                losses.sum(), [self.parts[name].flat for name in names]
             )
         return grads, losses.detach()

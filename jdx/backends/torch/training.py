@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,23 +19,25 @@ from torch import Tensor
 from jdx.backends.base import OnLosses, OnSnapshot, TrainJob, TrainOutcome
 from jdx.backends.torch import memory, packs, snapshots, styleid
 from jdx.backends.torch.adamw import StackedAdamW
-from jdx.backends.torch.adapters import Adapter, LoraPair
+from jdx.backends.torch.adapters import Adapter
 from jdx.backends.torch.batches import Drawer, drawn_ahead, plan_passes
 from jdx.backends.torch.checks import check, snapshot_folder
 from jdx.backends.torch.dropout import KeyedDropout
 from jdx.backends.torch.models import Models
 from jdx.backends.torch.packs import Pack
 from jdx.backends.torch.preparation import (
-    injected,
+    Making,
+    captions_of,
     knobs_of,
     measure,
     noising_of,
+    opened_parts,
     read_sources,
     restore,
     trained,
 )
 from jdx.backends.torch.snapshots import AdapterState, LossLog
-from jdx.backends.torch.step import Captions, Step
+from jdx.backends.torch.step import Step
 from jdx.errors import BackendError
 from jdx.methods.schedule import lr_factor
 from jdx.progress import Progress, Task
@@ -146,17 +149,20 @@ class PackRun:
         job, models = session.job, session.models
         texts, sources = read_sources(job, pack.adapters)
         dropout = KeyedDropout(job.dropout) if job.dropout else None
-        with injected(models, pack.adapters, dropout) as stacks:
-            step = Step(models, Captions(models, texts, trained=pack.trains_text), stacks, dropout)
+        with opened_parts(Making(job, models, pack.adapters, dropout)) as parts:
+            step = Step(models, captions_of(models, texts, parts), parts, dropout)
             optimiser = StackedAdamW(
-                {name: s.flat for name, s in stacks.items()}, knobs_of(job, pack.adapters, stacks)
+                {name: part.flat for name, part in parts.items()}, knobs_of(job, pack.adapters, parts)
             )
             plan = plan_passes(job.batch_size, job.accumulation, prior=pack.prior, most=pack.most)
             drawer = Drawer(sources, plan, noising_of(models), pin=models.device.type == "cuda")
             states = [session.state(a.style) for a in pack.adapters]
             if len({state.step if state else 0 for state in states}) > 1:
                 raise RuntimeError("the styles of a pack stand at different steps; please report this")
-            logs = [restore(state, k, stacks, optimiser) for k, state in enumerate(states)]
+            logs = [
+                restore(state, k, adapter.style, parts, optimiser)
+                for k, (state, adapter) in enumerate(zip(states, pack.adapters, strict=True))
+            ]
             sums = torch.tensor([[x.pending for x in logs], [x.count for x in logs]], dtype=torch.float64)
             yield PackRun(session, pack, step, optimiser, drawer, logs, sums.to(models.device))
 
@@ -169,14 +175,22 @@ class PackRun:
         job, end = self.session.job, max(self.session.job.snapshots)
         with drawn_ahead(self.drawer, self.optimiser.steps, end) as ahead:
             for passes in ahead:
-                factor = lr_factor(job.schedule, job.schedule_steps, self.optimiser.steps)
-                grads, losses = self.step(passes)
-                alive = self.optimiser.step(grads, losses, factor)
+                grads, losses = self.step(passes, self.optimiser.learning)
+                alive = self.optimiser.step(grads, losses, self._factors())
                 self.sums += torch.stack([torch.where(alive, losses, 0.0), alive.to(losses.dtype)])
                 done = self.optimiser.steps
                 if (done % job.log_every == 0 or done in job.snapshots) and not self._report(done, end):
                     break
                 self.session.count(self.styles, done, self.shown)
+
+    def _factors(self) -> dict[str, float]:
+        """The schedule's factor for each part that learns now; it begins with the part's window."""
+        job, done = self.session.job, self.optimiser.steps
+        windows = {name: self.step.parts[name].window for name in self.optimiser.learning}
+        return {
+            name: lr_factor(job.schedule, window.horizon(job.schedule_steps), done - window.start)
+            for name, window in windows.items()
+        }
 
     def _report(self, done: int, end: int) -> bool:
         """Losses, failures and snapshots after step `done`, in one wait; False when all styles have died."""
@@ -216,9 +230,9 @@ class PackRun:
 
     def _snapshot(self, done: int) -> None:
         rows: dict[str, Tensor] = {}
-        for name, stack in self.step.stacks.items():
+        for name, part in self.step.parts.items():
             moments = self.optimiser.moments[name]
-            rows |= {f"{name}.param": stack.flat.detach(), f"{name}.m": moments.m, f"{name}.v": moments.v}
+            rows |= {f"{name}.param": part.flat.detach(), f"{name}.m": moments.m, f"{name}.v": moments.v}
         rows = {name: row.cpu() for name, row in rows.items()}
         for k, style in enumerate(self.styles):
             if style not in self.session.failed:
@@ -231,15 +245,13 @@ class PackRun:
             return self._fail(k, done, "parameters")
         style, layout = self.styles[k], {}
         vectors: dict[str, Tensor] = {}
-        pairs: dict[str, dict[str, LoraPair]] = {}
-        for name, stack in trained(self.step.stacks, k).items():
-            layout[name] = stack.layout(k)
-            vectors |= {
-                f"{name}.{key}": stack.vector(k, rows[f"{name}.{key}"]) for key in ("param", "m", "v")
-            }
-            pairs[name] = stack.pairs(k, rows[f"{name}.param"].float())
+        results: dict[str, Any] = {}
+        for name, part in trained(self.step.parts, k).items():
+            layout[name] = part.layout(k)
+            vectors |= {f"{name}.{key}": part.vector(k, rows[f"{name}.{key}"]) for key in ("param", "m", "v")}
+            results[name] = part.result(k, rows[f"{name}.param"].float())
         state = AdapterState(done, vectors, layout, self.logs[k])
-        adapter = Adapter(**pairs, metadata=self._metadata(k, done))
+        adapter = Adapter(**results, metadata=self._metadata(k, done))
         folder = snapshot_folder(self.session.out, style, done)
         snapshots.save(folder, adapter, state)
         self.session.states[style] = state
