@@ -37,6 +37,7 @@ RESULTS = (
     "metrics.json",
     "references.json",
     "report.html",
+    "snapshots",
 )
 
 

@@ -8,7 +8,7 @@ other. Code below `train.py` sees only these records, never a config object.
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, ConfigDict, Field
@@ -189,6 +189,7 @@ class Train:
     accumulation: Annotated[int, Field(ge=1, le=1024)]  # batches per optimiser step
     crop: Crop
     snapshots: list[Steps] = Field(default_factory=list)  # further step counts to keep adapters of
+    score_snapshots: bool = False  # draw and score the set at every snapshot too (a sweep may stop there)
     checkpoint_every: Annotated[int, Field(ge=0)]  # steps between restart points; 0 = only the snapshots
     log_every: Count  # steps
 
@@ -278,8 +279,14 @@ class TrialConfig:
     tracker: Tracker
     backend: Backend
     store: Store
+    group_size: Annotated[int, Field(ge=0)] = 0  # styles done from training to score at a time; 0 = all
     quiet: bool = False  # no live display
     tags: list[str] = Field(default_factory=list)
+
+
+def changed(settings: Any, **settings_now: Any) -> Any:
+    """A record of settings with some of them changed."""
+    return replace(settings, **settings_now)
 
 
 def plain(settings: Any) -> dict[str, Any]:

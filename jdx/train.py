@@ -66,7 +66,7 @@ def _trial(config: DictConfig) -> float:
             "%d styles stopped: the score covers the others only and is not returned", len(result.failed)
         )
         return math.nan
-    return math.nan if result.final_score is None else result.final_score
+    return math.nan if result.final_score is None else result.final_score  # also when a sweep stopped it
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:

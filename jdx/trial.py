@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data.challenge import ChallengeSet, DataError, read_challenge
-from jdx import runfolder
+from jdx import observer, runfolder
 from jdx.backends import make_backend
 from jdx.backends.base import ModelSpec
 from jdx.digests import model_identity
@@ -20,13 +20,13 @@ from jdx.errors import BackendError, ConfigError, Fault
 from jdx.progress import Progress
 from jdx.report.page import write_report
 from jdx.runfolder import owned
-from jdx.schema import TrialConfig, plain
+from jdx.schema import TrialConfig, changed, plain
 from jdx.stages.adapt import Adapters, adapt, adapter_specs
 from jdx.stages.bench import Bench
 from jdx.stages.encode import crop_of, encode
 from jdx.stages.generate import Seeds, generate, seeds_of
 from jdx.stages.prior import class_pictures
-from jdx.stages.score import check_judges, score
+from jdx.stages.score import Scores, check_judges
 from jdx.stages.stylise import reference_faults, stylise
 from jdx.store import Store
 from jdx.tracking import RunInfo, make_tracker
@@ -43,6 +43,7 @@ class TrialResult:
     metrics: Mapping[str, Any]
     failed: Mapping[str, tuple[int, str]]
     report: Path | None
+    stopped: bool = False  # whether its observer ended it early; then there is no final score
 
 
 @dataclass
@@ -128,47 +129,124 @@ def _open(config: TrialConfig, challenge: ChallengeSet, progress: Progress) -> t
 def _run_info(config: TrialConfig, run_dir: Path) -> RunInfo:
     tags = (config.method.name, config.model.name, f"judges:{config.evaluation.judges}", *config.tags)
     name = f"{config.method.name}-{run_dir.parent.name}-{run_dir.name}"
-    return RunInfo(name=name, run_dir=run_dir, config=plain(config), group=config.tracker.group, tags=tags)
+    swept = observer.current().run
+    return RunInfo(
+        name=name,
+        run_dir=run_dir,
+        config=plain(config),
+        group=config.tracker.group or (swept.study if swept else None),
+        tags=tags,
+        id=swept.id if swept else None,
+    )
+
+
+@dataclass
+class _Work:
+    """What a trial has made so far, group by group."""
+
+    folders: dict[str, dict[str, Path]] = field(default_factory=dict)  # stage -> style -> folder
+    adapters: Adapters = field(default_factory=Adapters)
+    watch: _Watch = field(default_factory=_Watch)
+    snapshots: dict[int, float | None] = field(default_factory=dict)  # step -> final score there
+    stopped: bool = False  # whether the observer ended the trial before all was done
+
+    def add(self, stage: str, folders: Mapping[str, Path]) -> None:
+        self.folders.setdefault(stage, {}).update(folders)
 
 
 def _stages(bench: Bench, run_dir: Path, seeds: Seeds) -> TrialResult:
-    watch = _Watch()
-    folders: dict[str, Mapping[str, Path]] = {}
+    work = _Work()
     runfolder.write_json(run_dir / "seeds.json", seeds)
-    adapters = _adapters(bench, watch, folders)
-    runfolder.put_adapters(run_dir, adapters)
-    runfolder.put_losses(run_dir, adapters)
     runfolder.put_references(run_dir, bench)
-    drawn = _drawn_styles(bench, adapters)
+    train = bench.config.train
+    for step in train.snapshots if train.score_snapshots and bench.config.method.train else ():
+        if step < train.steps and not work.stopped:
+            _score_snapshot(bench, run_dir, seeds, work, step)
+    scores = Scores(bench)
+    if not work.stopped:
+        _groups(bench, run_dir, seeds, work, scores)
+    return _finish(bench, run_dir, _metrics(work, scores), work)
+
+
+def _score_snapshot(bench: Bench, run_dir: Path, seeds: Seeds, work: _Work, step: int) -> None:
+    """The set as it is after `step` training steps, which are the beginning of the trial's own training."""
+    train = changed(bench.config.train, steps=step, snapshots=[], score_snapshots=False)
+    early = replace(bench, config=changed(bench.config, train=train))
+    scores, folder = Scores(early, told=False), run_dir / "snapshots" / f"step_{step}"
+    part = _Work(watch=work.watch)
+    _groups(early, folder, seeds, part, scores)
+    metrics = _metrics(part, scores)
+    runfolder.write_json(folder / "metrics.json", metrics)
+    work.snapshots[step], work.stopped = metrics["final_score"], part.stopped
+    if metrics["final_score"] is not None:
+        observer.current().snapshot(step, metrics["final_score"])
+    work.stopped |= observer.current().stopping()
+
+
+def _groups(bench: Bench, run_dir: Path, seeds: Seeds, work: _Work, scores: Scores) -> None:
+    """The styles in groups from training to score; between two groups the trial's observer may end it."""
+    watcher = observer.current()
+    order = list(watcher.order(bench.challenge.ids))
+    size = bench.config.group_size or len(order)
+    for start in range(0, len(order), size):
+        if start and watcher.stopping():
+            work.stopped = True
+            return
+        _group(bench.part(order[start : start + size]), run_dir, seeds, work, scores)
+    if bench.config.method.train and not work.adapters.steps:
+        reasons = "; ".join(f"{s}: {why} (step {n})" for s, (n, why) in work.adapters.failed.items())
+        raise BackendError(f"training stopped for every style: {reasons}. Try a lower optim.unet.lr.")
+
+
+def _group(bench: Bench, run_dir: Path, seeds: Seeds, work: _Work, scores: Scores) -> None:
+    watch = work.watch
+    adapters = _adapters(bench, work)
+    work.adapters.steps |= adapters.steps
+    work.adapters.failed |= adapters.failed
+    runfolder.put_adapters(run_dir, adapters)
+    runfolder.put_losses(run_dir, work.adapters)
     with watch("generate"):
-        folders["generate"] = generate(bench, drawn, seeds)
-    pictures = folders["generate"]
+        pictures = generate(bench, _drawn_styles(bench, adapters), seeds)
+        work.add("generate", pictures)
     if bench.config.method.styleid.enabled:
         runfolder.put_pictures(run_dir, pictures, "content")
         with watch("stylise"):
-            folders["stylise"] = pictures = stylise(bench, pictures)
+            pictures = stylise(bench, pictures)
+            work.add("stylise", pictures)
     placed = runfolder.put_pictures(run_dir, pictures)
     with watch("score"):
-        metrics = score(bench, placed)
-    return _finish(bench, run_dir, metrics, folders, adapters, watch.seconds)
+        scores.add(placed)
 
 
-def _adapters(bench: Bench, watch: _Watch, folders: dict[str, Mapping[str, Path]]) -> Adapters:
+def _metrics(work: _Work, scores: Scores) -> dict[str, Any]:
+    """metrics.json. A trial that was ended early has no final score: its styles are not the set."""
+    metrics = scores.final()
+    metrics["failed_styles"] = sorted(work.adapters.failed)
+    if work.stopped:
+        metrics |= {"partial_score": metrics["final_score"], "final_score": None, "stopped": True}
+    if work.snapshots:
+        metrics["snapshots"] = {str(step): score for step, score in work.snapshots.items()}
+    return metrics
+
+
+def _adapters(bench: Bench, work: _Work) -> Adapters:
     """Stages 0 to 2; nothing to do for a method that trains nothing."""
     if not bench.config.method.train:
         return Adapters()
+    watch = work.watch
     with watch("prior"):
         prior = class_pictures(bench)
     crop = crop_of(bench)
     centre = replace(crop, scale=1.0, random=False, variants=1, flip=0.0, seed=0)
     with watch("encode"):
         references = {style.id: [ref.path for ref in style.references] for style in bench.challenge.styles}
-        folders["encode"] = moments = encode(bench, references, crop)
+        moments = encode(bench, references, crop)
+        work.add("encode", moments)
         prior_moments = encode(bench, {style: one.paths for style, one in prior.items()}, centre)
     with watch("train"):
         specs = adapter_specs(bench, {style: one.captions for style, one in prior.items()})
         adapters = adapt(bench, specs, moments, prior_moments)
-    folders["train"] = {style: steps[max(steps)] for style, steps in adapters.steps.items()}
+    work.add("train", {style: steps[max(steps)] for style, steps in adapters.steps.items()})
     for style, (step, reason) in adapters.failed.items():
         log.error("style %s stopped at step %d and is left out: %s", style, step, reason)
     return adapters
@@ -178,31 +256,19 @@ def _drawn_styles(bench: Bench, adapters: Adapters) -> dict[str, Path | None]:
     """Whose pictures are drawn, and with what: every style, without those whose training stopped."""
     if not bench.config.method.train:
         return {style.id: None for style in bench.challenge.styles}
-    drawn: dict[str, Path | None] = {style: steps[max(steps)] for style, steps in adapters.steps.items()}
-    if not drawn:
-        reasons = "; ".join(
-            f"{style}: {reason} (step {step})" for style, (step, reason) in adapters.failed.items()
-        )
-        raise BackendError(f"training stopped for every style: {reasons}. Try a lower optim.unet.lr.")
-    return drawn
+    return {style: steps[max(steps)] for style, steps in adapters.steps.items()}
 
 
-def _finish(
-    bench: Bench,
-    run_dir: Path,
-    metrics: dict[str, Any],
-    folders: Mapping[str, Mapping[str, Path]],
-    adapters: Adapters,
-    seconds: Mapping[str, float],
-) -> TrialResult:
-    metrics["failed_styles"] = sorted(adapters.failed)
+def _finish(bench: Bench, run_dir: Path, metrics: dict[str, Any], work: _Work) -> TrialResult:
+    failed = work.adapters.failed
     runfolder.write_json(run_dir / "metrics.json", metrics)
-    runfolder.write_json(run_dir / "trial.json", runfolder.record(bench, folders, adapters.failed, seconds))
+    record = runfolder.record(bench, work.folders, failed, work.watch.seconds)
+    runfolder.write_json(run_dir / "trial.json", record)
     report = _guarded("the report", lambda: write_report(run_dir))
-    status = "finished" if not adapters.failed else f"{len(adapters.failed)} styles stopped"
+    status = "stopped by the sweep" if work.stopped else "finished"
+    status = f"{len(failed)} styles stopped" if failed else status
     bench.tracker.finish(metrics=metrics, run_dir=run_dir, status=status)
-    final = metrics.get("final_score")
-    return TrialResult(run_dir, final, metrics, adapters.failed, report)
+    return TrialResult(run_dir, metrics.get("final_score"), metrics, failed, report, work.stopped)
 
 
 def _guarded(what: str, make: Callable[[], Path]) -> Path | None:

@@ -165,6 +165,10 @@ def _training_faults(trial: TrialConfig) -> list[Fault]:
                 "use optim.schedule=constant or one run per step count",
             )
         )
+    if train.score_snapshots and not train.snapshots:
+        faults.append(
+            Fault("train.score_snapshots", "true", "name the steps to score at: train.snapshots=[250,500]")
+        )
     if trial.optim.warmup_steps > train.steps:
         faults.append(
             Fault(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ class Bench:
     model: ModelSpec
     identity: Mapping[str, str]
     made: dict[str, dict[str, int]] = field(default_factory=dict)  # stage -> {"made": n, "reused": n}
-    looked: bool = False  # whether `look_ahead` found nothing
+    looked: list[bool] = field(default_factory=list)  # filled when `look_ahead` found nothing
 
     def count(self, stage: str, made: int, reused: int) -> None:
         """Remember how much of a stage was new, for the record of the run."""
@@ -60,7 +60,17 @@ class Bench:
         faults = self.backend.name_faults(self.model, targets, layers)
         if faults:
             raise ConfigError([replace(fault, key=SETTINGS[fault.key]) for fault in faults])
-        self.looked = True
+        self.looked.append(True)
+
+    @property
+    def places(self) -> dict[str, int]:
+        """{style: its place in the whole set}, which names it in a sweep's comparisons."""
+        return {style: place for place, style in enumerate(self.challenge.ids)}
+
+    def part(self, styles: Collection[str]) -> Bench:
+        """The same bench for some of the styles; what it counts is counted here."""
+        some = tuple(style for style in self.challenge.styles if style.id in styles)
+        return replace(self, challenge=replace(self.challenge, styles=some))
 
     def style(self, style: str) -> Style:
         """The style with this id."""

@@ -18,6 +18,7 @@ class RunInfo:
     config: Mapping[str, Any] = field(default_factory=dict)
     group: str | None = None
     job_type: str = "trial"
+    id: str | None = None  # a name that no other run of the project has; None = the service makes one
     tags: tuple[str, ...] = ()
 
 

@@ -123,6 +123,7 @@ class WandbTracker(Tracker):
             entity=settings.entity,
             group=settings.group or run.group,
             job_type=run.job_type,
+            id=run.id,
             name=run.name,
             tags=list(run.tags),
             config=dict(run.config),
