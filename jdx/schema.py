@@ -85,6 +85,9 @@ class Prior:
     """Prior preservation (Ruiz et al. 2023): keep drawing ordinary things the ordinary way."""
 
     weight: Annotated[float, Field(ge=0.0, le=100.0)]  # of the class pictures' loss; 0 = off
+    fraction: Annotated[float | None, Field(gt=0.0, lt=1.0)] = (
+        None  # share of the samples, instead of a weight
+    )
     per_word: Annotated[int, Field(ge=1, le=1000)]  # class pictures per word
     words: Literal["references", "prompts", "both"]  # whose objects are drawn
     draw: str  # template of the class pictures' prompt, drawn by the untouched base
@@ -164,18 +167,24 @@ class Optim:
     max_grad_norm: Annotated[float | None, Field(gt=0.0)] = (
         None  # of one adapter's whole gradient; null = off
     )
-    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    schedule: Literal["constant", "cosine", "linear", "cosine_with_restarts", "step"] = "constant"
     warmup_steps: Annotated[int, Field(ge=0)] = 0
+    cycles: Annotated[int, Field(ge=1)] = 1  # of cosine_with_restarts
+    step_size: OptionalCount = None  # steps between two decays of schedule=step
+    step_factor: Annotated[float, Field(gt=0.0, le=1.0)] = 0.7  # of one decay of schedule=step
 
 
 @record
 class Crop:
-    """Training views: resize to `scale` × resolution, cut a square, maybe mirror."""
+    """Training views: resize to `scale` × resolution, maybe turn, cut a square, maybe mirror."""
 
     scale: Annotated[float, Field(ge=1.0, le=4.0)]
     random: bool  # false = centre
     variants: Annotated[int, Field(ge=1, le=512)]  # different views per picture, encoded once each
     flip: Share  # probability of a mirrored view
+    rotation: Annotated[float, Field(ge=0.0, le=180.0)] = (
+        0.0  # degrees; turned by a uniform angle within ± this
+    )
 
 
 @record
@@ -188,6 +197,9 @@ class Train:
     batch_size: Annotated[int, Field(ge=1, le=256)]  # pictures per style and batch
     accumulation: Annotated[int, Field(ge=1, le=1024)]  # batches per optimiser step
     crop: Crop
+    min_snr_gamma: Annotated[float | None, Field(gt=0.0)] = (
+        None  # Hang et al. 2023; null = plain mean squares
+    )
     snapshots: list[Steps] = Field(default_factory=list)  # further step counts to keep adapters of
     score_snapshots: bool = False  # draw and score the set at every snapshot too (a sweep may stop there)
     checkpoint_every: Annotated[int, Field(ge=0)]  # steps between restart points; 0 = only the snapshots

@@ -237,14 +237,17 @@ def _adapters(bench: Bench, work: _Work) -> Adapters:
     with watch("prior"):
         prior = class_pictures(bench)
     crop = crop_of(bench)
-    centre = replace(crop, scale=1.0, random=False, variants=1, flip=0.0, seed=0)
+    centre = replace(crop, scale=1.0, random=False, variants=1, flip=0.0, rotation=0.0, seed=0)
     with watch("encode"):
         references = {style.id: [ref.path for ref in style.references] for style in bench.challenge.styles}
         moments = encode(bench, references, crop)
         work.add("encode", moments)
-        prior_moments = encode(bench, {style: one.paths for style, one in prior.items()}, centre)
+        by_word = encode(bench, prior.pictures, centre)
+        prior_moments = {
+            style: tuple(by_word[word] for word in words) for style, words in prior.words.items()
+        }
     with watch("train"):
-        specs = adapter_specs(bench, {style: one.captions for style, one in prior.items()})
+        specs = adapter_specs(bench, prior.captions)
         adapters = adapt(bench, specs, moments, prior_moments)
     work.add("train", {style: steps[max(steps)] for style, steps in adapters.steps.items()})
     for style, (step, reason) in adapters.failed.items():

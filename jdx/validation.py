@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from jdx.errors import ConfigError, Fault
+from jdx.methods.schedule import PREFIX_SAFE
 from jdx.schema import TrialConfig, leaves, plain
 
 
@@ -156,13 +157,21 @@ def _training_faults(trial: TrialConfig) -> list[Fault]:
                     f"must be at most train.steps = {train.steps}; raise train.steps",
                 )
             )
-    if trial.optim.schedule != "constant" and train.snapshots:
+    if trial.optim.schedule not in PREFIX_SAFE and train.snapshots:
         faults.append(
             Fault(
                 "train.snapshots",
                 str(train.snapshots),
                 f"with optim.schedule={trial.optim.schedule} a shorter run is not a prefix of a longer one; "
-                "use optim.schedule=constant or one run per step count",
+                f"use optim.schedule={' or '.join(sorted(PREFIX_SAFE))}, or one run per step count",
+            )
+        )
+    if trial.optim.schedule == "step" and trial.optim.step_size is None:
+        faults.append(
+            Fault(
+                "optim.step_size",
+                "null",
+                "optim.schedule=step needs the steps between two decays, such as 200",
             )
         )
     if train.score_snapshots and not train.snapshots:
@@ -212,17 +221,27 @@ def _template_faults(key: str, template: str, known: tuple[str, ...]) -> list[Fa
     ]
 
 
+def _prior_faults(trial: TrialConfig) -> list[Fault]:
+    prior, trains = trial.method.prior, trial.method.train
+    faults = []
+    useless = "has no effect without training: {}, or method.train=true"
+    if prior.weight > 0 and not trains:
+        faults.append(Fault("method.prior.weight", str(prior.weight), useless.format(0)))
+    if prior.fraction is not None and not trains:
+        faults.append(Fault("method.prior.fraction", str(prior.fraction), useless.format("null")))
+    if prior.fraction is not None and prior.weight > 0:
+        allowed = (
+            f"excludes method.prior.weight = {prior.weight}: class pictures come as a share of the samples or "
+            "as a second loss; set method.prior.weight=0 or method.prior.fraction=null"
+        )
+        faults.append(Fault("method.prior.fraction", str(prior.fraction), allowed))
+    return faults
+
+
 def _method_faults(trial: TrialConfig) -> list[Fault]:
     faults = []
     method, sampler = trial.method, trial.sampler
-    if method.prior.weight > 0 and not method.train:
-        faults.append(
-            Fault(
-                "method.prior.weight",
-                str(method.prior.weight),
-                "has no effect without training: 0, or method.train=true",
-            )
-        )
+    faults += _prior_faults(trial)
     if method.init.picture != "none" and int(sampler.steps * method.init.strength) < 1:
         faults.append(
             Fault(

@@ -18,6 +18,7 @@ from jdx.errors import Fault
 from jdx.progress import Progress
 
 Dtype = Literal["float32", "bfloat16", "float64"]
+ScheduleName = Literal["constant", "cosine", "linear", "cosine_with_restarts", "step"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,9 @@ class CropSpec:
 
     The picture's short edge is resized to round(scale * resolution) (antialiased bilinear, as torchvision's Resize
     on a PIL picture), then a square of `resolution` is cut: variant 0 at the centre when `random` is false, else at
-    offsets drawn per (seed, style, picture file stem, variant), and mirrored with probability `flip`.
+    offsets drawn per (seed, style, picture file stem, variant), and mirrored with probability `flip`. Before the cut
+    the resized picture is turned about its centre by an angle uniform in ±`rotation` degrees (bilinear; what comes in
+    at the corners is the picture mirrored at its edge).
     """
 
     resolution: int
@@ -43,6 +46,7 @@ class CropSpec:
     random: bool = True
     variants: int = 8
     flip: float = 0.0
+    rotation: float = 0.0  # degrees, 0 to 180
     seed: int = 0
 
 
@@ -81,7 +85,9 @@ class AdapterSpec:
     weight_decay: float = 1e-2
     max_grad_norm: float | None = None  # of one adapter's whole gradient, both networks together
     prior_captions: tuple[str, ...] = ()  # one per class picture
-    prior_weight: float = 0.0  # loss = instance + prior_weight * prior; 0 draws no class pictures
+    prior_weight: float = 0.0  # loss = instance + prior_weight * prior; 0 draws no such class pictures
+    prior_fraction: float | None = None  # share of the samples that are class pictures, instead of a weight
+    min_snr_gamma: float | None = None  # weights of time steps (Hang et al. 2023); null = all equal
     unet_start: int = (
         0  # steps before this network's adapter begins to learn, with a fresh optimiser and schedule
     )
@@ -90,17 +96,25 @@ class AdapterSpec:
 
 @dataclass(frozen=True)
 class ScheduleSpec:
-    """Learning-rate factor over steps: constant, or cosine/linear to zero at `steps`, after a linear warm-up."""
+    """Learning-rate factor over steps, after a linear warm-up.
 
-    name: Literal["constant", "cosine", "linear"] = "constant"
+    constant; cosine and linear fall to zero at the horizon; cosine_with_restarts falls to zero `cycles` times;
+    step multiplies by `step_factor` every `step_size` steps after the warm-up.
+    """
+
+    name: ScheduleName = "constant"
     warmup_steps: int = 0
+    cycles: int = 1
+    step_size: int | None = None
+    step_factor: float = 1.0
 
 
 @dataclass(frozen=True)
 class TrainJob:
     """Train all `adapters` together on one frozen base, and write a snapshot of each at every step in `snapshots`.
 
-    moments[style] is the folder that `encode` wrote for it; prior_moments likewise for class pictures.
+    moments[style] is the folder that `encode` wrote for it; prior_moments[style] the folders with its class pictures,
+    in the order of its prior_captions.
     resume[style] is a snapshot folder to continue from (all of a job's styles resume at `start_step` or none does).
     batch_size: instance samples per style and step (and as many class samples when prior_weight > 0).
     micro_batch: samples in one pass, 0 = chosen by memory; never changes the result beyond rounding.
@@ -117,7 +131,7 @@ class TrainJob:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     dropout: float = 0.0
-    prior_moments: Mapping[str, Path] = field(default_factory=dict)
+    prior_moments: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     resume: Mapping[str, Path] = field(default_factory=dict)
     start_step: int = 0
     micro_batch: int = 0

@@ -48,6 +48,22 @@ def target(kind: str, x0: Tensor, eps: Tensor, a: Amplitude, s: Amplitude) -> Te
     raise _unknown(kind)
 
 
+def min_snr_weight(kind: str, a: Tensor, s: Tensor, gamma: float) -> Tensor:
+    """Min-SNR-γ weight of a sample's squared error (Hang et al. 2023, section 3.4), shaped like a and s.
+
+    With SNR = a² / s² the weight is min(SNR, γ) on x0's error, hence min(SNR, γ) / SNR on ε's and
+    min(SNR, γ) / (SNR + 1) on v's. Written without division by the signal, so that it is finite at SNR = 0
+    too. gamma: above 0; the paper's is 5.
+    """
+    if kind == "epsilon":
+        return (gamma * s**2 / a**2).clamp(max=1.0)  # a = 0 gives ∞, clamped to its limit 1
+    if kind == "v_prediction":
+        return torch.minimum(a**2, gamma * s**2)  # 1 / (SNR + 1) = s², as a² + s² = 1
+    if kind == "sample":
+        return (a**2 / s**2).clamp(max=gamma)
+    raise _unknown(kind)
+
+
 def to_x0(kind: str, x: Tensor, prediction: Tensor, a: Amplitude, s: Amplitude) -> Tensor:
     """The clean latent that a prediction at x implies; a and s are those of the level at which x lives."""
     if kind == "epsilon":

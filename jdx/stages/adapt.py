@@ -1,8 +1,8 @@
 """Stage 2: train the adapters of all styles together; step counts are prefixes of one run.
 
 The store holds `train/RECIPE/STEP`: RECIPE is everything that shapes a style's training except how long it goes on
-(with a constant learning rate), STEP a snapshot from which training can go on. So checkpoints of an interrupted run,
-a request for more steps, and a repeated request are one mechanism: look what is there, make the rest.
+(with a learning rate that does not know its end), STEP a snapshot from which training can go on. So checkpoints of an
+interrupted run, a request for more steps, and a repeated request are one mechanism: look what is there, make the rest.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 import csv
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from jdx.backends.base import AdapterSpec, LoraSpec, ScheduleSpec, TrainJob
 from jdx.methods.prompts import write
-from jdx.schema import NetworkLora
+from jdx.methods.schedule import PREFIX_SAFE
+from jdx.schema import NetworkLora, Optim
 from jdx.stages.bench import Bench
 from jdx.store import key_of
 
@@ -38,7 +39,7 @@ class _Order:
 
     specs: Mapping[str, AdapterSpec]
     moments: Mapping[str, Path]
-    prior_moments: Mapping[str, Path]
+    prior_moments: Mapping[str, tuple[Path, ...]]
     recipes: Mapping[str, dict[str, Any]]
     keys: Mapping[str, str]
     wanted: list[int]
@@ -68,6 +69,8 @@ def adapter_specs(bench: Bench, prior: Mapping[str, tuple[str, ...]]) -> dict[st
             max_grad_norm=config.optim.max_grad_norm,
             prior_captions=prior.get(style.id, ()),
             prior_weight=config.method.prior.weight if style.id in prior else 0.0,
+            prior_fraction=config.method.prior.fraction if style.id in prior else None,
+            min_snr_gamma=config.train.min_snr_gamma,
         )
     return specs
 
@@ -79,11 +82,21 @@ def _lora(lora: NetworkLora) -> LoraSpec:
     return LoraSpec(lora.rank, float(lora.rank if lora.alpha is None else lora.alpha), tuple(lora.targets))
 
 
+def _schedule(optim: Optim) -> ScheduleSpec:
+    """Numbers of other schedules are put to one value, so that they are no part of the recipe."""
+    spec = ScheduleSpec(optim.schedule, optim.warmup_steps)
+    if optim.schedule == "cosine_with_restarts":
+        return replace(spec, cycles=optim.cycles)
+    if optim.schedule == "step":
+        return replace(spec, step_size=optim.step_size, step_factor=optim.step_factor)
+    return spec
+
+
 def adapt(
     bench: Bench,
     specs: Mapping[str, AdapterSpec],
     moments: Mapping[str, Path],
-    prior_moments: Mapping[str, Path],
+    prior_moments: Mapping[str, tuple[Path, ...]],
 ) -> Adapters:
     """Train what the store lacks, publish every snapshot as it is written, return the wanted ones."""
     store, train = bench.store, bench.config.train
@@ -110,22 +123,21 @@ def adapt(
 
 
 def _recipe(
-    bench: Bench, spec: AdapterSpec, moments: Mapping[str, Path], prior_moments: Mapping[str, Path]
+    bench: Bench,
+    spec: AdapterSpec,
+    moments: Mapping[str, Path],
+    prior_moments: Mapping[str, tuple[Path, ...]],
 ) -> dict[str, Any]:
     """Everything that shapes one style's training."""
     config = bench.config
-    decaying = config.optim.schedule != "constant"
     return {
         "version": VERSION,
         **bench.identity,
         "adapter": asdict(spec),
         "moments": moments[spec.style].name,
-        "prior_moments": prior_moments[spec.style].name if spec.style in prior_moments else None,
-        "schedule": [
-            config.optim.schedule,
-            config.optim.warmup_steps,
-            config.train.steps if decaying else None,
-        ],
+        "prior_moments": [folder.name for folder in prior_moments.get(spec.style, ())],
+        "schedule": asdict(_schedule(config.optim)),
+        "horizon": None if config.optim.schedule in PREFIX_SAFE else config.train.steps,
         "batch": [config.train.batch_size, config.train.accumulation],
         "adamw": [*config.optim.betas, config.optim.eps],
         "dropout": config.lora.dropout,
@@ -173,7 +185,7 @@ def _job(bench: Bench, order: _Order, leg: tuple[int, int], styles: list[str]) -
         snapshots=_stops(
             start, [step for step in order.wanted if step <= end], config.train.checkpoint_every
         ),
-        schedule=ScheduleSpec(config.optim.schedule, config.optim.warmup_steps),
+        schedule=_schedule(config.optim),
         schedule_steps=config.train.steps,
         batch_size=config.train.batch_size,
         accumulation=config.train.accumulation,

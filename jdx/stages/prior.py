@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +15,15 @@ from jdx.stages.generate import draw, sampler_of
 
 @dataclass(frozen=True)
 class ClassPictures:
-    """Class pictures of one style and the caption of each."""
+    """Class pictures by word, and whose they are; both empty when prior preservation is off.
 
-    paths: tuple[Path, ...]
-    captions: tuple[str, ...]
+    pictures: {word: its pictures}, each word once however many styles train with it. words: {style: words in
+    order}. captions: {style: one per picture, word after word}.
+    """
+
+    pictures: Mapping[str, tuple[Path, ...]]
+    words: Mapping[str, tuple[str, ...]]
+    captions: Mapping[str, tuple[str, ...]]
 
 
 def words_of(bench: Bench, style: str) -> tuple[str, ...]:
@@ -29,15 +35,21 @@ def words_of(bench: Bench, style: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*references, *prompts]))
 
 
-def class_pictures(bench: Bench) -> dict[str, ClassPictures]:
-    """{style: its class pictures}; empty when prior preservation is off. A word is drawn once for all styles."""
+def class_pictures(bench: Bench) -> ClassPictures:
+    """Draw the class pictures that the store lacks; a word is drawn once for all styles."""
     prior, config = bench.config.method.prior, bench.config
-    if prior.weight == 0 or not config.method.train:
-        return {}
+    if (prior.weight == 0 and prior.fraction is None) or not config.method.train:
+        return ClassPictures({}, {}, {})
     words = {style.id: words_of(bench, style.id) for style in bench.challenge.styles}
     jobs = {word: _job(bench, word) for word in sorted({word for some in words.values() for word in some})}
     folders = draw(bench, "prior", jobs, sampler_of(prior.sampler), config.train.resolution)
-    return {style: _of_style(bench, some, folders) for style, some in words.items()}
+    pictures = {word: tuple(sorted(folder.glob("*.png"))) for word, folder in folders.items()}
+    captions = {word: write(prior.caption, object=word, style="") for word in folders}
+    return ClassPictures(
+        pictures,
+        words,
+        {s: tuple(captions[word] for word in some for _ in pictures[word]) for s, some in words.items()},
+    )
 
 
 def _job(bench: Bench, word: str) -> StyleDrawJob:
@@ -49,13 +61,3 @@ def _job(bench: Bench, word: str) -> StyleDrawJob:
         for n in range(prior.per_word)
     )
     return StyleDrawJob(style=word, adapter=None, pictures=pictures)
-
-
-def _of_style(bench: Bench, words: tuple[str, ...], folders: dict[str, Path]) -> ClassPictures:
-    prior = bench.config.method.prior
-    paths, captions = [], []
-    for word in words:
-        for path in sorted(folders[word].glob("*.png")):
-            paths.append(path)
-            captions.append(write(prior.caption, object=word, style=""))
-    return ClassPictures(tuple(paths), tuple(captions))

@@ -66,6 +66,9 @@ def test_recipes_carry_their_published_numbers() -> None:
     )
     assert (aggressive.optim.text_encoder.lr, aggressive.method.prior.weight) == (1e-5, 0.9)
     assert aggressive.method.init.picture == "average"
+    assert (aggressive.train.crop.flip, aggressive.train.crop.rotation) == (0.5, 10.0)
+    jstyleid = build(compose_plain("model=sd21", "experiment=styleid_dreambooth"))
+    assert (jstyleid.train.crop.flip, jstyleid.train.crop.rotation) == (0.5, 10.0)
     baseline = build(compose_plain("model=sd21", "experiment=baseline"))
     assert (baseline.lora.unet.rank, baseline.lora.unet.targets) == (4, ["to_q", "to_k", "to_v"])
     assert (baseline.train.steps, baseline.sampler.steps, baseline.method.prompts.train) == (

@@ -60,6 +60,10 @@ def test_every_fault_is_reported_together() -> None:
         ("evaluation.judges=mine", "evaluation.judges", "judges.json"),
         ("optim.warmup_steps=501", "optim.warmup_steps", "at most train.steps"),
         ("optim.unet.lr=.inf", "optim.unet.lr", ""),
+        ("optim.schedule=step", "optim.step_size", "such as 200"),
+        ("method.prior.fraction=1.0", "method.prior.fraction", "less than 1"),
+        ("train.crop.rotation=181.0", "train.crop.rotation", "180"),
+        ("train.min_snr_gamma=0.0", "train.min_snr_gamma", "greater than 0"),
         ("backend.device=gpu", "backend.device", "pattern"),
         ("method.init.picture=nowhere.png", "method.init.picture", "average"),
         ("method.styleid.reference=first", "method.styleid.reference", "rotate"),
@@ -81,6 +85,14 @@ def test_strength_that_runs_no_step_is_refused() -> None:
 
 def test_prior_without_training_is_refused() -> None:
     assert "method.prior.weight" in faults_of("method=base", "method.prior.weight=1.0")
+    assert "method.prior.fraction" in faults_of("method=base", "method.prior.fraction=0.5")
+
+
+def test_prior_by_weight_and_by_share_exclude_each_other() -> None:
+    assert (
+        "method.prior.weight=0 or"
+        in faults_of("method=prior", "method.prior.fraction=0.5")["method.prior.fraction"]
+    )
 
 
 def test_command_line_lists_every_misspelt_setting() -> None:

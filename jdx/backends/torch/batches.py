@@ -28,36 +28,45 @@ PREFETCH = 3  # steps drawn ahead: enough to hide drawing, too little to cost me
 
 @dataclass(frozen=True)
 class Pictures:
-    """Unscaled VAE moments (pictures, variants, C, h, w), and each picture's row in the caption table."""
+    """Unscaled VAE moments of each picture, (variants, C, h, w), and its row in the caption table."""
 
-    mean: Floats
-    std: Floats
+    mean: Sequence[Floats]
+    std: Sequence[Floats]
     captions: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Source:
-    """All that one style learns from; the prior's class pictures are None without a prior loss."""
+    """All that one style learns from; the class pictures are None without prior preservation.
+
+    prior_weight and prior_fraction as in `AdapterSpec`; min_snr_gamma too.
+    """
 
     style: str
     seed: int
     instance: Pictures
     prior: Pictures | None = None
     prior_weight: float = 0.0
+    prior_fraction: float | None = None
+    min_snr_gamma: float | None = None
 
 
 @dataclass(frozen=True)
 class Noising:
-    """How a picture becomes a sample: latent = (mean + std·n − shift) · scaling, then noise at random."""
+    """How a picture becomes a sample: latent = (mean + std·n − shift) · scaling, then noise at random.
+
+    prediction_type: what the network predicts there, for weights of time steps.
+    """
 
     alphas_cumprod: Tensor  # (T,) float64
     scaling: float
     shift: float = 0.0
     dtype: torch.dtype = torch.float32
+    prediction_type: str = "epsilon"
 
 
 class Sample(NamedTuple):
-    """Which of a style's samples of a step: the i-th instance sample or the i-th class sample."""
+    """Which of a style's samples of a step: the i-th of the instance's loss or the i-th of the prior's."""
 
     prior: bool
     i: int
@@ -120,19 +129,31 @@ class Drawer:
         per_step = sum(not sample.prior for samples in self.plan for sample in samples)
         T = len(self.noising.alphas_cumprod)
         drawn = [_draw(source, step, sample, per_step, T) for source in self.sources for sample in samples]
-        weights = [
-            [(source.prior_weight if sample.prior else 1.0) / per_step for sample in samples]
-            for source in self.sources
-        ]
         latents, noise, t, captions, keys = zip(*drawn, strict=True)
+        shares = torch.tensor(
+            [[s.prior_weight if sample.prior else 1.0 for sample in samples] for s in self.sources],
+            dtype=torch.float64,
+        )
+        weights = shares / per_step * self._level_weights(torch.tensor(t)).view(shares.shape)
         return self._tensors(np.stack(latents), np.stack(noise), (t, captions, keys), weights)
+
+    def _level_weights(self, t: Tensor) -> Tensor:
+        """Each sample's weight for its own time step: instance and class samples alike, row by row."""
+        a, s = diffusion.amplitudes(self.noising.alphas_cumprod, t.view(len(self.sources), -1))
+        rows = []
+        for source, a_k, s_k in zip(self.sources, a, s, strict=True):
+            gamma, kind = source.min_snr_gamma, self.noising.prediction_type
+            rows.append(
+                torch.ones_like(a_k) if gamma is None else diffusion.min_snr_weight(kind, a_k, s_k, gamma)
+            )
+        return torch.stack(rows)
 
     def _tensors(
         self,
         latents: Doubles,
         noise: Floats,
         numbers: Sequence[Sequence[int]],
-        weights: Sequence[Sequence[float]],
+        weights: Tensor,
     ) -> Pass:
         dtype = self.noising.dtype
         t, captions, keys = (torch.tensor(n, dtype=torch.int64) for n in numbers)
@@ -145,7 +166,7 @@ class Drawer:
             s=s.to(dtype)[:, None, None, None],
             captions=captions,
             keys=keys,
-            weights=torch.tensor(weights, dtype=dtype),
+            weights=weights.to(dtype),
         )
 
 
@@ -153,15 +174,17 @@ def _draw(
     source: Source, step: int, sample: Sample, per_step: int, T: int
 ) -> tuple[Doubles, Floats, int, int, int]:
     """(posterior sample, noise, time step, caption row, dropout key) of one sample."""
-    pictures = source.prior if sample.prior else source.instance
-    if pictures is None:
-        raise ValueError(f"style {source.style}: a class sample was planned, but it has no class pictures")
-    kind = "prior " if sample.prior else ""
     who = (source.seed, source.style)
     name = (*who, step, sample.i)
+    share = source.prior_fraction
+    prior = sample.prior or (share is not None and draws.uniform(*name, "class") < share)
+    pictures = source.prior if prior else source.instance
+    if pictures is None:
+        raise ValueError(f"style {source.style}: a class sample was planned, but it has no class pictures")
+    kind = "prior " if prior else ""
     which = draws.visit(len(pictures.captions), step * per_step + sample.i, *who, kind + "order")
-    view = draws.integer(pictures.mean.shape[1], *name, kind + "view")
-    mean, std = pictures.mean[which, view], pictures.std[which, view]
+    view = draws.integer(len(pictures.mean[which]), *name, kind + "view")
+    mean, std = pictures.mean[which][view], pictures.std[which][view]
     latent = mean + std.astype(np.float64) * draws.normal(mean.shape, *name, kind + "posterior")
     noise = draws.normal(mean.shape, *name, kind + "noise")
     t = draws.integer(T, *name, kind + "timestep")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from jdx.backends.base import AdapterSpec, LoraSpec, TrainJob
 from jdx.backends.torch.models import Models
-from jdx.backends.torch.packs import trained_windows
+from jdx.backends.torch.packs import has_prior, trained_windows
 from jdx.backends.torch.snapshots import state_fault
 from jdx.backends.torch.stacked import target_faults
 from jdx.errors import ConfigError, Fault
+from jdx.methods.schedule import PREFIX_SAFE
 
 MOMENTS = "moments.safetensors"
 
@@ -60,10 +61,15 @@ def _steps(job: TrainJob) -> Iterator[Fault]:
     for step in job.snapshots:
         if step <= job.start_step:
             yield Fault("snapshots", str(step), f"must come after start_step = {job.start_step}")
-    if job.schedule.name != "constant" and job.schedule_steps < 1:
+    schedule = job.schedule
+    if schedule.name not in PREFIX_SAFE and job.schedule_steps < 1:
         yield Fault(
-            "schedule_steps", str(job.schedule_steps), f"a {job.schedule.name} schedule needs its last step"
+            "schedule_steps", str(job.schedule_steps), f"a {schedule.name} schedule needs its last step"
         )
+    if schedule.cycles < 1:
+        yield Fault("schedule.cycles", str(schedule.cycles), "must be at least 1")
+    if schedule.name == "step" and (schedule.step_size is None or schedule.step_size < 1):
+        yield Fault("schedule.step_size", str(schedule.step_size), "a step schedule needs at least 1")
 
 
 def _names(job: TrainJob) -> Iterator[Fault]:
@@ -109,8 +115,19 @@ def _adapter(adapter: AdapterSpec) -> Iterator[Fault]:
         yield Fault(
             of + "max_grad_norm", str(adapter.max_grad_norm), "must be above 0, or null for no clipping"
         )
-    if not (math.isfinite(adapter.prior_weight) and adapter.prior_weight >= 0):
-        yield Fault(of + "prior_weight", str(adapter.prior_weight), "must be a finite number of at least 0")
+    yield from _weights(of, adapter)
+
+
+def _weights(of: str, adapter: AdapterSpec) -> Iterator[Fault]:
+    weight, share, gamma = adapter.prior_weight, adapter.prior_fraction, adapter.min_snr_gamma
+    if not (math.isfinite(weight) and weight >= 0):
+        yield Fault(of + "prior_weight", str(weight), "must be a finite number of at least 0")
+    if share is not None and not 0 < share < 1:
+        yield Fault(of + "prior_fraction", str(share), "must be between 0 and 1, or null for none")
+    if share is not None and weight > 0:
+        yield Fault(of + "prior_fraction", str(share), f"excludes prior_weight = {weight}: give one of them")
+    if gamma is not None and not (math.isfinite(gamma) and gamma > 0):
+        yield Fault(of + "min_snr_gamma", str(gamma), "must be a finite number above 0, or null for none")
 
 
 def _lora(of: str, lora: LoraSpec) -> Iterator[Fault]:
@@ -141,32 +158,42 @@ def _idle(job: TrainJob, adapter: AdapterSpec) -> Iterator[Fault]:
 
 
 def _pictures(job: TrainJob, adapter: AdapterSpec, channels: int) -> Iterator[Fault]:
-    folder = job.moments.get(adapter.style)
-    yield from _moments(f"moments of {adapter.style}", folder, len(adapter.captions), channels)
-    if adapter.prior_weight > 0:
-        folder = job.prior_moments.get(adapter.style)
-        yield from _moments(
-            f"prior_moments of {adapter.style}", folder, len(adapter.prior_captions), channels
+    own = job.moments.get(adapter.style)
+    folders: tuple[Path, ...] = () if own is None else (own,)
+    yield from _moments(f"moments of {adapter.style}", folders, len(adapter.captions), channels)
+    if has_prior(adapter):
+        folders = job.prior_moments.get(adapter.style, ())
+        captions = len(adapter.prior_captions)
+        yield from _moments(f"prior_moments of {adapter.style}", folders, captions, channels)
+
+
+def _moments(key: str, folders: Sequence[Path], captions: int, channels: int) -> Iterator[Fault]:
+    """Faults of the files that together hold one picture for each caption."""
+    if not folders:
+        yield Fault(key, "none", "every style needs the folder that encoding wrote for it")
+        return
+    counts = []
+    for folder in folders:
+        try:
+            with safe_open(folder / MOMENTS, "np") as file:
+                shapes = [tuple(file.get_slice(name).get_shape()) for name in ("mean", "std")]
+        except (OSError, SafetensorError) as error:
+            yield Fault(key, str(folder / MOMENTS), f"cannot be read ({error}); encode the pictures first")
+            continue
+        faults = list(_shape(key, shapes, channels))
+        yield from faults
+        if not faults:
+            counts.append(shapes[0][0])
+    if len(counts) == len(folders) and sum(counts) != captions:
+        yield Fault(
+            key, f"{sum(counts)} pictures", f"there are {captions} captions; one for each picture is needed"
         )
 
 
-def _moments(key: str, folder: Path | None, captions: int, channels: int) -> Iterator[Fault]:
-    if folder is None:
-        yield Fault(key, "none", "every style needs the folder that encoding wrote for it")
-        return
-    try:
-        with safe_open(folder / MOMENTS, "np") as file:
-            shapes = [tuple(file.get_slice(name).get_shape()) for name in ("mean", "std")]
-    except (OSError, SafetensorError) as error:
-        yield Fault(key, str(folder / MOMENTS), f"cannot be read ({error}); encode the pictures first")
-        return
+def _shape(key: str, shapes: Sequence[tuple[int, ...]], channels: int) -> Iterator[Fault]:
     if shapes[0] != shapes[1] or len(shapes[0]) != 5 or 0 in shapes[0]:
         yield Fault(
             key, str(shapes), "mean and std must both be (pictures, variants, C, h, w), none of them 0"
         )
     elif shapes[0][2] != channels:
         yield Fault(key, f"{shapes[0][2]} channels", f"this model's latents have {channels}; encode with it")
-    elif shapes[0][0] != captions:
-        yield Fault(
-            key, f"{shapes[0][0]} pictures", f"there are {captions} captions; one for each picture is needed"
-        )

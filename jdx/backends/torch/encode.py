@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
 
+import numpy as np
 import safetensors.torch
 import torch
 from PIL import Image, ImageOps
@@ -68,6 +70,8 @@ def job_faults(job: EncodeJob, models: Models) -> list[Fault]:
         faults.append(Fault("crop.variants", str(crop.variants), "1 or more"))
     if not 0 <= crop.flip <= 1:
         faults.append(Fault("crop.flip", str(crop.flip), "a probability, 0 to 1"))
+    if not 0 <= crop.rotation <= 180:
+        faults.append(Fault("crop.rotation", str(crop.rotation), "degrees, 0 to 180"))
     empty = [style for style, pictures in job.pictures.items() if not pictures]
     return faults + [Fault(f"style {style}", "no pictures", "at least one reference") for style in empty]
 
@@ -81,7 +85,7 @@ def style_moments(
     size = pictures_that_fit(models.device, crop.resolution, GIB_AT_512)
 
     def moments(batch: Sequence[tuple[Path, int]]) -> tuple[Tensor, Tensor]:
-        squares = [cut(resized(path), crop, crop.seed, style, path.stem, variant) for path, variant in batch]
+        squares = [view(resized(path), crop, crop.seed, style, path.stem, variant) for path, variant in batch]
         mean, std = models.moments(torch.stack([to_pixels(square) for square in squares]))
         task.advance(len(batch))
         return mean.float().cpu().contiguous(), std.float().cpu().contiguous()
@@ -106,6 +110,29 @@ def resize_short_edge(picture: Image.Image, edge: int) -> Image.Image:
     short = min(picture.size)
     width, height = (edge if extent == short else int(edge * extent / short) for extent in picture.size)
     return picture.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def view(picture: Image.Image, crop: CropSpec, *name: draws.Name) -> Image.Image:
+    """The training view of a resized picture that the draws of `name` ask for: turned, cut, mirrored."""
+    if crop.rotation > 0:
+        picture = turned(picture, (2 * draws.uniform(*name, "rotation") - 1) * crop.rotation)
+    return cut(picture, crop, *name)
+
+
+def turned(picture: Image.Image, degrees: float) -> Image.Image:
+    """The picture turned counter-clockwise about its centre at its own size, bilinear.
+
+    What comes in at the corners is the picture mirrored at its edge without repeating the edge itself ("reflect
+    101"), as OpenCV and hence albumentations' Rotate fill it: black corners would be learnt.
+    """
+    width, height = picture.size
+    c, s = abs(math.cos(math.radians(degrees))), abs(math.sin(math.radians(degrees)))
+    # Half of what the turned frame sticks out of the picture, and a pixel for the interpolation.
+    across = max(0, math.ceil((width * c + height * s - width) / 2)) + 2
+    down = max(0, math.ceil((width * s + height * c - height) / 2)) + 2
+    levels = np.pad(np.asarray(picture), ((down, down), (across, across), (0, 0)), mode="reflect")
+    wide = Image.fromarray(levels).rotate(degrees, Image.Resampling.BILINEAR)
+    return wide.crop((across, down, across + width, down + height))
 
 
 def cut(picture: Image.Image, crop: CropSpec, *name: draws.Name) -> Image.Image:

@@ -23,7 +23,7 @@ class Pack:
 
     @property
     def prior(self) -> bool:
-        """Whether these styles draw class pictures; all of a pack do or none does."""
+        """Whether these styles have a second loss, of class pictures; all of a pack do or none does."""
         return self.adapters[0].prior_weight > 0
 
     def smaller(self, finished: Iterable[str]) -> list[Pack]:
@@ -42,6 +42,11 @@ class Pack:
                 "lower train.resolution or the rank, or use a larger GPU"
             )
         return [Pack(left, self.most // 2)] if left else []
+
+
+def has_prior(adapter: AdapterSpec) -> bool:
+    """Whether a style learns from class pictures at all, in a loss of their own or among its samples."""
+    return adapter.prior_weight > 0 or adapter.prior_fraction is not None
 
 
 def alike(adapters: Sequence[AdapterSpec]) -> list[tuple[AdapterSpec, ...]]:

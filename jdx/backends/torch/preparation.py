@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -30,17 +31,20 @@ from jdx.errors import ConfigError, Fault
 def read_sources(job: TrainJob, adapters: Sequence[AdapterSpec]) -> tuple[list[str], list[Source]]:
     """The distinct captions of some styles, and what each style learns from, captions given by their row."""
     texts: dict[str, int] = {}
+    read = lru_cache(maxsize=None)(load_file)  # styles share class pictures: one copy in memory
 
-    def pictures(folder: Path, captions: Sequence[str]) -> Pictures:
+    def pictures(folders: Sequence[Path], captions: Sequence[str]) -> Pictures:
         rows = tuple(texts.setdefault(caption, len(texts)) for caption in captions)
-        moments = load_file(folder / MOMENTS)
-        return Pictures(moments["mean"], moments["std"], rows)
+        moments = [read(folder / MOMENTS) for folder in folders]
+        mean, std = ([picture for m in moments for picture in m[name]] for name in ("mean", "std"))
+        return Pictures(mean, std, rows)
 
     sources = []
     for a in adapters:
-        instance = pictures(job.moments[a.style], a.captions)
-        prior = pictures(job.prior_moments[a.style], a.prior_captions) if a.prior_weight > 0 else None
-        sources.append(Source(a.style, a.seed, instance, prior, a.prior_weight))
+        instance = pictures([job.moments[a.style]], a.captions)
+        prior = pictures(job.prior_moments[a.style], a.prior_captions) if packs.has_prior(a) else None
+        numbers = (a.prior_weight, a.prior_fraction, a.min_snr_gamma)
+        sources.append(Source(a.style, a.seed, instance, prior, *numbers))
     return list(texts), sources
 
 
@@ -119,7 +123,7 @@ def captions_of(models: Models, texts: Sequence[str], parts: Mapping[str, Part])
 def noising_of(models: Models) -> Noising:
     """How samples are made for this model; in float32 unless the base itself is float64."""
     dtype = torch.float64 if models.dtype == torch.float64 else torch.float32
-    return Noising(models.alphas_cumprod, models.vae_scaling, models.vae_shift, dtype)
+    return Noising(models.alphas_cumprod, models.vae_scaling, models.vae_shift, dtype, models.prediction_type)
 
 
 def restore(

@@ -3,16 +3,18 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image, ImageOps
+from scipy import stats
 from torchvision.transforms import functional as vision
 
 from jdx.backends.base import CropSpec, EncodeJob, ModelSpec
-from jdx.backends.torch.encode import cut, encode, resize_short_edge, resized_edge
+from jdx.backends.torch.encode import cut, encode, resize_short_edge, resized_edge, turned, view
 from jdx.backends.torch.models import Models, load
 from jdx.backends.torch.pictures import to_pixels
 from jdx.errors import ConfigError
@@ -104,6 +106,37 @@ def test_offsets_cover_the_room_and_flips_their_share() -> None:
     assert all((np.abs(np.diff(view.astype(int))) == 1).all() for view in views)
 
 
+@pytest.mark.parametrize("degrees", [0.0, 10.0, -7.3, 33.0, -90.0, 180.0])
+@pytest.mark.parametrize("size", [(90, 60), (61, 84), (64, 64)])
+def test_turning_equals_opencv_with_reflected_borders(degrees: float, size: tuple[int, int]) -> None:
+    """Origin: albumentations' Rotate, which is cv2.warpAffine with INTER_LINEAR and BORDER_REFLECT_101."""
+    levels = np.random.default_rng(2).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    picture = Image.fromarray(levels).resize(size, Image.Resampling.BICUBIC)
+    width, height = size
+    turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
+    theirs = cv2.warpAffine(
+        np.asarray(picture), turn, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+    )
+    gap = np.abs(np.asarray(turned(picture, degrees)).astype(int) - theirs)
+    assert gap.max() <= 3  # OpenCV rounds places to 1/32 pixel
+    assert gap.mean() < 0.5
+
+
+def test_angles_are_uniform_within_the_limit() -> None:
+    """A horizontal ramp's slope tells the angle: the view of a turned ramp falls by tan(angle) per row."""
+    ramp = np.tile(np.linspace(0, 255, 80, dtype=np.uint8)[None, :, None], (80, 1, 3))
+    crop = replace(RANDOM, resolution=32, scale=2.5, random=False, flip=0.0, rotation=10.0)
+    angles = []
+    for variant in range(300):
+        middle = np.asarray(view(Image.fromarray(ramp), crop, 3, "00", "cat", variant)).astype(float)[..., 0]
+        down, across = (np.diff(middle, axis=axis).mean() for axis in (0, 1))
+        angles.append(np.degrees(np.arctan2(down, across)))
+    assert max(np.abs(angles)) < 10.5
+    assert stats.kstest(np.array(angles), stats.uniform(-10, 20).cdf).pvalue > 0.01
+    straight = replace(crop, rotation=0.0)
+    assert view(Image.fromarray(ramp), straight, 3, "00", "cat", 0) == cut(Image.fromarray(ramp), straight)
+
+
 def test_mirroring_keeps_the_square(pictures: tuple[str, ...]) -> None:
     picture = Image.open(pictures[0])
     plain = cut(picture, replace(RANDOM, flip=0.0), 3, "00", "boat", 0)
@@ -143,11 +176,11 @@ def test_any_memory_layout_is_saved(
 
 
 def test_all_faults_of_a_job_at_once(tiny: Models, tmp_path: Path) -> None:
-    crop = CropSpec(resolution=60, scale=0.5, variants=0, flip=2.0)
+    crop = CropSpec(resolution=60, scale=0.5, variants=0, flip=2.0, rotation=200.0)
     with pytest.raises(ConfigError) as caught:
         encoded(tiny, EncodeJob(tiny.spec, crop, {"00": ()}), tmp_path)
     assert [fault.key for fault in caught.value.faults] == [
-        "crop.resolution", "crop.scale", "crop.variants", "crop.flip", "style 00",
+        "crop.resolution", "crop.scale", "crop.variants", "crop.flip", "crop.rotation", "style 00",
     ]  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,9 @@ import torch
 
 from jdx.backends.base import AdapterSpec, LoraSpec, ModelSpec, ScheduleSpec
 from jdx.backends.torch import packs, styleid
+from jdx.backends.torch.batches import Drawer, plan_passes
 from jdx.backends.torch.models import Models, load
+from jdx.backends.torch.preparation import noising_of, read_sources
 from jdx.backends.torch.stacked import StackedLinear
 from jdx.backends.torch.styleid_memory import FeatureMemory, Place
 from jdx.errors import BackendError, ConfigError
@@ -30,6 +33,7 @@ from tests.jdx.backends.train_jobs import (
     run,
     same,
     with_prior,
+    with_share,
     with_text,
 )
 
@@ -70,6 +74,11 @@ REFERENCES: dict[str, tuple[AdapterSpec, dict[str, Any]]] = {
             "eps": 1e-6,
         },
     ),
+    "min-SNR and prior, batch of 3": (
+        replace(with_prior(THREE[0]), min_snr_gamma=5.0),
+        {"batch_size": 3, "micro_batch": 2},
+    ),
+    "shares, batch of 3": (replace(with_share(THREE[2]), min_snr_gamma=1.0), {"batch_size": 3}),
 }
 
 
@@ -82,6 +91,7 @@ def test_equals_peft_diffusers_and_torch_on_the_same_draws(
     ours = run(job, models, tmp_path)
     reference = Reference(job, adapter, models)
     losses = [reference.step(step) for step in range(4)]
+    assert bool(reference.classes) == packs.has_prior(adapter)
     assert values(ours, adapter.style) == pytest.approx(losses, rel=1e-10)
     theirs = reference.weights()
     # Published weights are float32: half a unit in the last place of the largest is 2e-8.
@@ -90,11 +100,46 @@ def test_equals_peft_diffusers_and_torch_on_the_same_draws(
     assert moved > 1e-4
 
 
-def test_epsilon_models_learn_the_noise(tiny_sd_eps: Path, moments: Moments, tmp_path: Path) -> None:
+@pytest.mark.parametrize("gamma", [None, 5.0])
+def test_epsilon_models_learn_the_noise(
+    gamma: float | None, tiny_sd_eps: Path, moments: Moments, tmp_path: Path
+) -> None:
     models = load(ModelSpec(str(tiny_sd_eps)), "cpu", torch.float64)
-    job = make_job(moments, models, THREE[0], snapshots=(1,))
-    want = Reference(job, THREE[0], models).step(0)
+    adapter = replace(THREE[0], min_snr_gamma=gamma)
+    job = make_job(moments, models, adapter, snapshots=(1,))
+    want = Reference(job, adapter, models).step(0)
     assert values(run(job, models, tmp_path), "00") == pytest.approx([want], rel=1e-10)
+
+
+def test_class_pictures_are_the_asked_share_of_the_samples(models: Models, moments: Moments) -> None:
+    """Over 1000 samples; and a class sample comes with its own picture, caption and time step."""
+    adapter = with_share(THREE[0], 0.3)
+    texts, sources = read_sources(make_job(moments, models, adapter), [adapter])
+    plan = plan_passes(5, 1, prior=False, most=2)
+    drawer = Drawer(sources, plan, noising_of(models))
+    passes = [one for step in range(200) for one in drawer(step)]
+    captions = [texts[row] for one in passes for row in one.captions.tolist()]
+    shown = Counter(captions)
+    assert len(captions) == 1000
+    assert set(shown) == {*THREE[0].captions, "a thing", "a being"}
+    assert shown["a thing"] + shown["a being"] == pytest.approx(300, abs=45)  # three standard deviations
+    assert shown["a thing"] / shown["a being"] == pytest.approx(2, rel=0.3)  # two pictures of it
+    assert all(bool((one.weights == 1 / 5).all()) for one in passes)
+
+
+def test_adapters_with_shares_weights_and_gammas_mix(
+    models: Models, moments: Moments, tmp_path: Path
+) -> None:
+    mixed = (
+        replace(THREE[0], min_snr_gamma=5.0),
+        with_share(THREE[1], 0.4),
+        with_prior(replace(THREE[2], min_snr_gamma=0.5)),
+    )
+    settings: dict[str, Any] = {"snapshots": (2,), "batch_size": 3}
+    both = run(make_job(moments, models, *mixed, **settings), models, tmp_path / "both")
+    for adapter in mixed:
+        alone = run(make_job(moments, models, adapter, **settings), models, tmp_path / adapter.style)
+        assert largest_gap(alone.tensors(adapter.style, 2), both.tensors(adapter.style, 2)) < 1e-10
 
 
 @pytest.fixture(scope="module")
@@ -310,17 +355,22 @@ def test_all_faults_of_a_job_are_reported_together(models: Models, moments: Mome
     bad = AdapterSpec(
         "00", ("one",), 0, LoraSpec(2, math.nan, ("to_x", *ATTENTION)), NONE, -1.0, 0.0, math.inf, 0.0
     )
-    unknown = AdapterSpec("77", ("one",), 0, NONE, NONE, 0.0, 0.0, prior_weight=1.0)
+    unknown = AdapterSpec(
+        "77", ("one",), 0, NONE, NONE, 0.0, 0.0, prior_weight=1.0, prior_fraction=1.0, min_snr_gamma=0.0
+    )
     (tmp_path / "00" / "000009").mkdir(parents=True)
     job = make_job(moments, models, bad, snapshots=(9,), batch_size=0, dropout=1.0, start_step=3)
-    job = replace(job, adapters=(bad, unknown), schedule=ScheduleSpec("cosine"), eps=0.0, betas=(0.9, 1.0))
+    job = replace(
+        job, adapters=(bad, unknown), schedule=ScheduleSpec("cosine", cycles=0), eps=0.0, betas=(0.9, 1.0)
+    )
     with pytest.raises(ConfigError) as caught:
         run(job, models, tmp_path)
     keys = {fault.key for fault in caught.value.faults}
     assert keys == {
-        *("batch_size", "dropout", "betas", "eps", "start_step", "schedule_steps", "unet.targets", "out"),
+        *("batch_size", "dropout", "betas", "eps", "start_step", "schedule_steps", "schedule.cycles"),
+        *("unet.targets", "out", "moments of 00", "moments of 77", "prior_moments of 77"),
         *(f"adapter 00: {name}" for name in ("unet.alpha", "unet_lr", "weight_decay", "max_grad_norm")),
-        *("moments of 00", "adapter 77: rank", "moments of 77", "prior_moments of 77"),
+        *(f"adapter 77: {name}" for name in ("rank", "prior_fraction", "min_snr_gamma")),
     }
 
 

@@ -14,7 +14,7 @@ from diffusers import DDPMScheduler
 from diffusers.optimization import get_scheduler
 from peft import LoraConfig
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from jdx import draws
@@ -38,7 +38,12 @@ THREE = (
 
 
 def with_prior(adapter: AdapterSpec, weight: float = 0.7) -> AdapterSpec:
-    return replace(adapter, prior_captions=("a thing",) * 2, prior_weight=weight)
+    """With class pictures of two words, two and one of them."""
+    return replace(adapter, prior_captions=("a thing", "a thing", "a being"), prior_weight=weight)
+
+
+def with_share(adapter: AdapterSpec, fraction: float = 0.5) -> AdapterSpec:
+    return replace(with_prior(adapter, 0.0), prior_fraction=fraction)
 
 
 def with_text(adapter: AdapterSpec, rank: int = 2) -> AdapterSpec:
@@ -69,7 +74,8 @@ class Moments:
 
 
 def make_job(moments: Moments, models: Models, *adapters: AdapterSpec, **settings: Any) -> TrainJob:
-    priors = {a.style: moments.of(f"prior {a.style}", 2) for a in adapters if a.prior_weight}
+    things = {a.style: (moments.of("thing", 2), moments.of("being", 1)) for a in adapters}
+    priors = {a.style: things[a.style] for a in adapters if a.prior_weight or a.prior_fraction}
     return TrainJob(
         models.spec,
         adapters,
@@ -131,6 +137,7 @@ class Reference:
 
     def __init__(self, job: TrainJob, adapter: AdapterSpec, models: Models):
         self.job, self.adapter, self.models = job, adapter, models
+        self.classes = 0  # class samples seen
         self.unet, self.text = copy.deepcopy(models.unet), copy.deepcopy(models.text_encoder)
         self.scheduler = DDPMScheduler.from_config(models.scheduler_config)
         self.scheduler.alphas_cumprod = models.alphas_cumprod.clone()  # float64, as the job's
@@ -171,32 +178,43 @@ class Reference:
             p.data = p.data.to(self.models.dtype)
         return params
 
+    def _sample(self, step: int, i: int, prior: bool) -> tuple[Tensor, Tensor, int, str]:
+        """Latent, noise, time step and caption of one sample."""
+        a, n = self.adapter, self.job.batch_size * self.job.accumulation
+        who, name = (a.seed, a.style), (a.seed, a.style, step, i)
+        if a.prior_fraction is not None:
+            prior = draws.uniform(*name, "class") < a.prior_fraction
+        self.classes += prior
+        kind = "prior " if prior else ""
+        folders = self.job.prior_moments[a.style] if prior else (self.job.moments[a.style],)
+        moments = [load_file(folder / "moments.safetensors") for folder in folders]
+        mean, std = (
+            np.concatenate([m[part] for m in moments]).astype(np.float64) for part in ("mean", "std")
+        )
+        captions = a.prior_captions if prior else a.captions
+        ref = draws.visit(len(captions), step * n + i, *who, kind + "order")
+        view = draws.integer(VARIANTS, *name, kind + "view")
+        blur = draws.normal((4, SIZE, SIZE), *name, kind + "posterior")
+        latent = torch.from_numpy(mean[ref, view] + std[ref, view] * blur) * self.models.vae_scaling
+        noise = torch.from_numpy(draws.normal((4, SIZE, SIZE), *name, kind + "noise")).double()
+        return latent, noise, draws.integer(1000, *name, kind + "timestep"), captions[ref]
+
     def _half(self, step: int, prior: bool) -> Tensor:
         """Mean squared error over the instance or the class samples of a step."""
-        a, n = self.adapter, self.job.batch_size * self.job.accumulation
-        kind, who = "prior " if prior else "", (a.seed, a.style)
-        folder = (self.job.prior_moments if prior else self.job.moments)[a.style]
-        with safe_open(folder / "moments.safetensors", "pt") as file:
-            mean, std = file.get_tensor("mean").double(), file.get_tensor("std").double()
-        captions = a.prior_captions if prior else a.captions
-        latents, noise, times, texts = [], [], [], []
-        for i in range(n):
-            name = (*who, step, i)
-            ref = draws.visit(len(captions), step * n + i, *who, kind + "order")
-            view = draws.integer(VARIANTS, *name, kind + "view")
-            blur = torch.from_numpy(draws.normal((4, SIZE, SIZE), *name, kind + "posterior")).double()
-            latents.append((mean[ref, view] + std[ref, view] * blur) * self.models.vae_scaling)
-            noise.append(torch.from_numpy(draws.normal((4, SIZE, SIZE), *name, kind + "noise")).double())
-            times.append(draws.integer(1000, *name, kind + "timestep"))
-            texts.append(captions[ref])
+        n = self.job.batch_size * self.job.accumulation
+        latents, noise, times, texts = zip(*(self._sample(step, i, prior) for i in range(n)), strict=True)
         z, eps, t = torch.stack(latents), torch.stack(noise), torch.tensor(times)
         states = self.text(self.models.tokenise(texts))[0]
         noisy = self.scheduler.add_noise(z, eps, t)
         answer = self.unet(noisy, t, encoder_hidden_states=states).sample
-        goal = (
-            self.scheduler.get_velocity(z, eps, t) if self.models.prediction_type == "v_prediction" else eps
-        )
-        return torch.nn.functional.mse_loss(answer, goal)
+        velocity = self.models.prediction_type == "v_prediction"
+        goal = self.scheduler.get_velocity(z, eps, t) if velocity else eps
+        loss = torch.nn.functional.mse_loss(answer, goal, reduction="none").mean(dim=(1, 2, 3))
+        if (gamma := self.adapter.min_snr_gamma) is not None:
+            abar = self.scheduler.alphas_cumprod[t]
+            snr = abar / (1 - abar)
+            loss = loss * torch.minimum(snr, torch.full_like(snr, gamma)) / (snr + 1 if velocity else snr)
+        return loss.mean()
 
     def step(self, step: int) -> float:
         loss = self._half(step, prior=False)

@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler, DDPMScheduler
+from diffusers.training_utils import compute_snr
 
 from jdx.methods import diffusion
 from tests.tiny_sd import SCHEDULER
@@ -102,6 +103,38 @@ def test_noise_and_velocity_equal_diffusers(alphas: torch.Tensor, x0_eps: Pair) 
     assert (diffusion.velocity(x0, eps, a, s) - scheduler.get_velocity(x0, eps, t)).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("gamma", [5.0, 0.3])
+def test_min_snr_weights_are_the_papers_on_diffusers_snr(gamma: float, alphas: torch.Tensor) -> None:
+    scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    t = torch.arange(1000)
+    snr = compute_snr(scheduler, t).double()  # theirs, in float32
+    a, s = diffusion.amplitudes(alphas, t)
+    least = snr.clamp(max=gamma)
+    for kind, want in (("epsilon", least / snr), ("v_prediction", least / (snr + 1)), ("sample", least)):
+        weights = diffusion.min_snr_weight(kind, a, s, gamma)
+        assert weights.tolist() == pytest.approx(want.tolist(), rel=1e-4), kind
+
+
+def test_min_snr_weights_are_one_loss_in_three_clothes(alphas: torch.Tensor, x0_eps: Pair) -> None:
+    """The weighted error of a wrong x0 is the same whatever the network predicts (Hang et al., section 3.4)."""
+    x0, eps = x0_eps
+    a, s = (part[:, None, None, None] for part in diffusion.amplitudes(alphas, torch.tensor([5, 300, 999])))
+    x, errors = diffusion.add_noise(x0, eps, a, s), []
+    wrong = x0 + 0.1 * eps
+    for kind in KINDS:
+        goal, guess = (diffusion.target(kind, z, (x - a * z) / s, a, s) for z in (x0, wrong))
+        errors.append(diffusion.min_snr_weight(kind, a, s, 5.0) * (guess - goal) ** 2)
+    assert all(torch.allclose(error, errors[0], rtol=1e-9, atol=0) for error in errors)
+
+
+def test_min_snr_weights_are_finite_without_any_signal() -> None:
+    zero, one = torch.zeros(1), torch.ones(1)
+    got = [diffusion.min_snr_weight(kind, zero, one, 5.0).item() for kind in KINDS]
+    assert got == [1.0, 0.0, 0.0]
+
+
 def test_an_unknown_prediction_type_is_named_with_the_valid_ones(x0_eps: Pair) -> None:
     with pytest.raises(ValueError, match=r"'flow'.*epsilon, v_prediction, sample"):
         diffusion.target("flow", *x0_eps, 0.6, 0.8)
+    with pytest.raises(ValueError, match="flow"):
+        diffusion.min_snr_weight("flow", torch.ones(1), torch.ones(1), 5.0)

@@ -30,6 +30,7 @@ EVERYTHING = (
     "train.steps=6", "train.snapshots=[2]", "train.checkpoint_every=5", "train.seed=11",
     "train.resolution=72", "train.batch_size=2", "train.accumulation=3", "train.log_every=4",
     "train.crop.scale=1.5", "train.crop.random=true", "train.crop.variants=3", "train.crop.flip=0.25",
+    "train.crop.rotation=9.0", "train.min_snr_gamma=4.0",
     "sampler=euler", "sampler.steps=5", "sampler.guidance_scale=4.0", "sampler.negative_prompt=blur",
     "sampler.resolution=80", "sampler.lora_scale=0.8", "sampler.seed=12",
     "backend.micro_batch=9", "backend.draw_batch=10",
@@ -81,13 +82,14 @@ def test_training_gets_what_the_settings_say(lab: Lab) -> None:
     assert adapter.unet == LoraSpec(3, 5.0, ("to_q",))
     assert adapter.text_encoder == LoraSpec(2, 2.0, ("k_proj",))  # alpha null = rank
     assert (adapter.unet_lr, adapter.text_encoder_lr) == (0.02, 0.03)
+    assert adapter.min_snr_gamma == 4.0
     assert (adapter.weight_decay, adapter.max_grad_norm, adapter.prior_weight) == (0.4, 0.9, 0.7)
     assert job.snapshots == (2, 5, 6)
     assert job.schedule == ScheduleSpec("constant", 1)
     assert (job.batch_size, job.accumulation, job.micro_batch, job.log_every) == (2, 3, 9, 4)
     assert (job.betas, job.eps, job.dropout) == ((0.7, 0.8), 1e-5, 0.1)
     assert set(job.moments) == set(job.prior_moments) == {"00", "05"}
-    assert job.moments["05"] != job.prior_moments["05"]
+    assert job.moments["05"] not in job.prior_moments["05"]
     (decaying,) = lab.run(*EVERYTHING, "train.snapshots=[]", "optim.schedule=cosine")[0].trained
     assert (decaying.schedule.name, decaying.schedule_steps) == ("cosine", 6)
 
@@ -95,7 +97,7 @@ def test_training_gets_what_the_settings_say(lab: Lab) -> None:
 def test_views_are_cut_as_the_settings_say_and_class_pictures_at_the_centre(lab: Lab) -> None:
     notes, _ = lab.run(*EVERYTHING)
     own, prior = notes.encoded
-    assert own.crop == CropSpec(72, scale=1.5, random=True, variants=3, flip=0.25, seed=11)
+    assert own.crop == CropSpec(72, scale=1.5, random=True, variants=3, flip=0.25, rotation=9.0, seed=11)
     assert prior.crop == CropSpec(72, scale=1.0, random=False, variants=1, flip=0.0, seed=0)
     captions = notes.trained[0].adapters[1].captions
     assert [Path(p).stem.strip("_").replace("_", " ") for p in own.pictures["05"]] == [
@@ -116,9 +118,53 @@ def test_class_pictures_are_drawn_by_the_base_and_captioned_with_their_own_word(
             paint(lab.root / "again.png", picture.prompt, picture.seed)
             shown[(lab.root / "again.png").read_bytes()] = style.style
     assert len(shown) == 8
-    words = [shown[content] for content in notes.pictures[1]["00"]]
-    assert sorted(words) == sorted([*WORDS, "dog"] * 2)
-    assert list(notes.trained[0].adapters[0].prior_captions) == [f"a plain {word}" for word in words]
+    encoded = {word: [shown[content] for content in some] for word, some in notes.pictures[1].items()}
+    assert encoded == {word: [word] * 2 for word in {*WORDS, "dog"}}  # once per word, not per style
+    (job,) = notes.trained
+    captions = job.adapters[0].prior_captions
+    assert sorted(captions) == sorted(f"a plain {word}" for word in [*WORDS, "dog"] * 2)
+    folders = [json.loads((folder / "entry.json").read_text())["name"] for folder in job.prior_moments["00"]]
+    assert list(captions) == [f"a plain {word}" for word in folders for _ in range(2)]
+
+
+def test_class_pictures_are_encoded_once_for_all_words_styles_and_trials(lab: Lab) -> None:
+    lab.run("method=prior", "method.prior.words=references")
+    _, stages = lab.run("method=prior", "method.prior.words=both")
+    assert stages["prior"] == {"made": 1, "reused": 3}  # the prompt's "dog"; its "ice cream" is a reference's
+    assert stages["encode"] == {"made": 1, "reused": 2 + 3}
+
+
+def test_a_share_of_class_pictures_instead_of_a_weight(lab: Lab) -> None:
+    notes, _ = lab.run("method=dreambooth", "method.prior.fraction=0.5", "train.min_snr_gamma=5.0")
+    (job,) = notes.trained
+    adapter = job.adapters[0]
+    assert (adapter.prior_weight, adapter.prior_fraction, adapter.min_snr_gamma) == (0.0, 0.5, 5.0)
+    assert len(adapter.prior_captions) == 8 * len(job.prior_moments["00"]) == 8 * 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "spec"),
+    [
+        (("step", "optim.step_size=30"), ScheduleSpec("step", 1, step_size=30, step_factor=0.7)),
+        (("cosine_with_restarts", "optim.cycles=3"), ScheduleSpec("cosine_with_restarts", 1, cycles=3)),
+        (("cosine", "optim.cycles=3", "optim.step_size=9"), ScheduleSpec("cosine", 1)),
+    ],
+    ids=str,
+)
+def test_schedules_get_their_own_numbers(lab: Lab, settings: tuple[str, ...], spec: ScheduleSpec) -> None:
+    name, *others = settings
+    notes, _ = lab.run("optim.warmup_steps=1", f"optim.schedule={name}", *others)
+    assert notes.trained[0].schedule == spec
+
+
+def test_steps_of_a_run_that_does_not_know_its_end_are_prefixes(lab: Lab) -> None:
+    down = ("method=dreambooth", "optim.schedule=step", "optim.step_size=2")
+    lab.run(*down, "train.steps=4")
+    notes, _ = lab.run(*down, "train.steps=6")
+    assert notes.trained[0].start_step == 4
+    lab.run(*down, "train.steps=4", "optim.schedule=cosine")
+    notes, _ = lab.run(*down, "train.steps=6", "optim.schedule=cosine")
+    assert notes.trained[0].start_step == 0
 
 
 @pytest.mark.parametrize(
@@ -166,12 +212,13 @@ def test_stylising_gets_what_the_settings_say(lab: Lab) -> None:
 
 CHANGES = {
     "prior": ("method.prior.per_word=1", "method.prior.sampler.steps=4", "train.seed=13"),
-    "encode": ("train.crop.scale=1.25", "train.crop.flip=0.5", "train.crop.variants=2", "train.crop.random=false"),
+    "encode": ("train.crop.scale=1.25", "train.crop.flip=0.5", "train.crop.variants=2", "train.crop.random=false",
+        "train.crop.rotation=0.0"),
     "train": (
         "lora.dropout=0.2", "lora.unet.alpha=6.0", "lora.text_encoder.rank=1", "method.prior.weight=0.5",
         "method.prior.caption=one {object}", "method.prompts.train=the {object} by {style}", "optim.unet.lr=0.01",
         "optim.betas=[0.7,0.9]", "optim.eps=1e-6", "optim.weight_decay=0.3", "optim.max_grad_norm=null",
-        "optim.warmup_steps=2", "train.batch_size=1", "train.accumulation=1",
+        "optim.warmup_steps=2", "train.min_snr_gamma=null", "train.batch_size=1", "train.accumulation=1",
     ),
     "generate": (
         "sampler.negative_prompt=dull", "sampler.lora_scale=0.7", "sampler.seed=14", "sampler.steps=6",
