@@ -118,6 +118,33 @@ class StyleId:
 
 
 @record
+class BlendDirection:
+    """Which self-attentions lend in one direction, and for how long."""
+
+    layers: list[str]  # module paths, or numbers "0".."15" in the order of the pass
+    share: Share  # of the drawing's steps, from the first
+
+
+@record
+class CoarseBranch:
+    """The branch that gives the composition."""
+
+    prompt: str  # template; {object} and {style}
+    negative_prompt: str | None = None  # null = sampler.negative_prompt
+    lora_scale: Annotated[float, Field(ge=0.0, le=4.0)]  # of the style's UNet adapter in this branch
+
+
+@record
+class Blend:
+    """StyleBlend (Chen et al. 2025): a coarse and a fine branch, drawn together; the fine one's picture is kept."""
+
+    enabled: bool
+    c2f: BlendDirection  # queries, from coarse to fine
+    f2c: BlendDirection  # keys and values, from fine to coarse
+    coarse: CoarseBranch
+
+
+@record
 class Method:
     """Which parts a trial is composed of."""
 
@@ -126,6 +153,7 @@ class Method:
     prompts: Prompts
     prior: Prior
     init: Init
+    blend: Blend
     styleid: StyleId
 
 

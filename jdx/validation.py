@@ -131,7 +131,13 @@ def did_you_mean(key: str, valid: Iterable[str] | None = None) -> str:
 
 def contradictions(trial: TrialConfig) -> list[Fault]:
     """Faults that need two settings to see."""
-    return [*_training_faults(trial), *_prompt_faults(trial), *_method_faults(trial), *_file_faults(trial)]
+    return [
+        *_training_faults(trial),
+        *_prompt_faults(trial),
+        *_method_faults(trial),
+        *_blend_faults(trial),
+        *_file_faults(trial),
+    ]
 
 
 def _training_faults(trial: TrialConfig) -> list[Fault]:
@@ -194,6 +200,7 @@ def _prompt_faults(trial: TrialConfig) -> list[Fault]:
     templates = {
         "method.prompts.train": (method.prompts.train, ("object", "style")),
         "method.prompts.generate": (method.prompts.generate, ("object", "style")),
+        "method.blend.coarse.prompt": (method.blend.coarse.prompt, ("object", "style")),
         "method.prior.draw": (method.prior.draw, ("object",)),
         "method.prior.caption": (method.prior.caption, ("object",)),
     }
@@ -201,7 +208,7 @@ def _prompt_faults(trial: TrialConfig) -> list[Fault]:
         fault for key, (text, known) in templates.items() for fault in _template_faults(key, text, known)
     ]
     faulty = {fault.key for fault in faults}
-    for key in ("method.prompts.generate", "method.prior.draw"):
+    for key in ("method.prompts.generate", "method.blend.coarse.prompt", "method.prior.draw"):
         if key not in faulty and "{object}" not in templates[key][0]:
             faults.append(
                 Fault(key, repr(templates[key][0]), "without {object} every word would draw the same thing")
@@ -272,6 +279,25 @@ def _method_faults(trial: TrialConfig) -> list[Fault]:
                 str(styleid.start_step),
                 f"must be below method.styleid.steps = {styleid.steps}, or nothing is injected",
             )
+        )
+    return faults
+
+
+def _blend_faults(trial: TrialConfig) -> list[Fault]:
+    """Two branches that could not differ, or could not reach each other."""
+    blend = trial.method.blend
+    if not blend.enabled:
+        return []
+    faults = []
+    if not trial.method.train:
+        remedy = "both branches would be the untouched base: method.train=true, or no blending"
+        faults.append(Fault("method.blend.enabled", "true", remedy))
+    remedy = "nothing would reach the fine branch, whose picture is kept"
+    if not blend.c2f.layers:
+        faults.append(Fault("method.blend.c2f.layers", "[]", f"{remedy}: name at least one, such as 4"))
+    if blend.c2f.share == 0:
+        faults.append(
+            Fault("method.blend.c2f.share", "0.0", f"{remedy}: above 0, or method.blend.enabled=false")
         )
     return faults
 

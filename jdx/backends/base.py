@@ -155,6 +155,8 @@ class PictureSpec:
     prompt: str
     negative_prompt: str
     seed: int
+    coarse_prompt: str = ""  # of the coarse branch, where the style's job blends two branches
+    coarse_negative: str = ""
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,24 @@ class InitSpec:
 
 
 @dataclass(frozen=True)
+class BlendSpec:
+    """StyleBlend (Chen et al. 2025): every picture is drawn twice at once, and the fine branch is what is kept.
+
+    The fine branch has the style's adapter. The coarse one has `adapter`, which may only change its text (None = the
+    untouched text encoder), and the style's UNet adapter at `lora_scale`. Layers: names of self-attentions; shares:
+    of the drawing's steps, from the first, in [0, 1]. c2f: the coarse branch lends queries; f2c: the fine one lends
+    keys and values.
+    """
+
+    c2f_layers: tuple[str, ...]
+    c2f_share: float
+    f2c_layers: tuple[str, ...]
+    f2c_share: float
+    adapter: Path | None = None
+    lora_scale: float = 0.3
+
+
+@dataclass(frozen=True)
 class StyleDrawJob:
     """All pictures of one style: its adapter folder (None = the untouched base) and what to draw."""
 
@@ -174,6 +194,7 @@ class StyleDrawJob:
     pictures: tuple[PictureSpec, ...]
     init: InitSpec | None = None
     lora_scale: float = 1.0
+    blend: BlendSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -258,12 +279,13 @@ class Backend(ABC):
 
     @abstractmethod
     def name_faults(
-        self, model: ModelSpec, targets: Mapping[str, Sequence[str]], layers: Sequence[str]
+        self, model: ModelSpec, targets: Mapping[str, Sequence[str]], layers: Mapping[str, Sequence[str]]
     ) -> list[Fault]:
-        """LoRA targets ({"unet" | "text_encoder": names}) and StyleID layers that the model lacks.
+        """LoRA targets ({"unet" | "text_encoder": names}) and self-attentions that the model lacks.
 
-        Keys of the faults: `unet.targets`, `text_encoder.targets` and `layers`. No weights are loaded, but a
-        hub id may be downloaded. Raises BackendError when the model cannot be had.
+        layers: {"styleid" | "blend.c2f" | "blend.f2c": names}. Keys of the faults: the same with `.targets` or
+        `.layers`. No weights are loaded, but a hub id may be downloaded. Raises BackendError when the model cannot
+        be had.
         """
 
     @abstractmethod

@@ -19,7 +19,9 @@ Publish = Callable[[str, Path], None]
 SETTINGS = {
     "unet.targets": "lora.unet.targets",
     "text_encoder.targets": "lora.text_encoder.targets",
-    "layers": "method.styleid.layers",
+    "styleid.layers": "method.styleid.layers",
+    "blend.c2f.layers": "method.blend.c2f.layers",
+    "blend.f2c.layers": "method.blend.f2c.layers",
 }
 """The settings behind the backend's names."""
 
@@ -56,7 +58,9 @@ class Bench:
         lora, method = self.config.lora, self.config.method
         networks = {"unet": lora.unet, "text_encoder": lora.text_encoder} if method.train else {}
         targets = {name: network.targets for name, network in networks.items() if network.rank}
-        layers = method.styleid.layers if method.styleid.enabled else []
+        layers = {"styleid": method.styleid.layers} if method.styleid.enabled else {}
+        if method.blend.enabled:
+            layers |= {"blend.c2f": method.blend.c2f.layers, "blend.f2c": method.blend.f2c.layers}
         faults = self.backend.name_faults(self.model, targets, layers)
         if faults:
             raise ConfigError([replace(fault, key=SETTINGS[fault.key]) for fault in faults])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jdx import draws
-from jdx.backends.base import GenerateJob, InitSpec, PictureSpec, SamplerSpec, StyleDrawJob
+from jdx.backends.base import BlendSpec, GenerateJob, InitSpec, PictureSpec, SamplerSpec, StyleDrawJob
 from jdx.digests import file_digest
 from jdx.errors import ConfigError, Fault
 from jdx.methods.average import average_picture
@@ -122,20 +122,47 @@ def generate(bench: Bench, adapters: Mapping[str, Path | None], seeds: Seeds) ->
                 style=style,
                 adapter=adapter,
                 pictures=tuple(
-                    PictureSpec(
-                        file=f"{prompt}.png",
-                        prompt=write(bench.config.method.prompts.generate, object=prompt, style=style),
-                        negative_prompt=negative,
-                        seed=seed,
-                    )
-                    for prompt, seed in seeds[style].items()
+                    _picture(bench, style, prompt, seed, negative) for prompt, seed in seeds[style].items()
                 ),
                 init=starts.get(style),
+                blend=_blend(bench),
                 lora_scale=1.0 if adapter is None else sampler.lora_scale,
             )
             for style, adapter in adapters.items()
         }
         return draw(bench, "generate", jobs, sampler_of(sampler), sampler.resolution)
+
+
+def _picture(bench: Bench, style: str, prompt: str, seed: int, negative: str) -> PictureSpec:
+    """One picture in words; the coarse branch's only where there is one."""
+    method = bench.config.method
+    picture = PictureSpec(
+        file=f"{prompt}.png",
+        prompt=write(method.prompts.generate, object=prompt, style=style),
+        negative_prompt=negative,
+        seed=seed,
+    )
+    if not method.blend.enabled:
+        return picture
+    coarse, guided = method.blend.coarse, bench.config.sampler.guidance_scale > 1.0
+    return replace(
+        picture,
+        coarse_prompt=write(coarse.prompt, object=prompt, style=style),
+        coarse_negative=coarse.negative_prompt if guided and coarse.negative_prompt is not None else negative,
+    )
+
+
+def _blend(bench: Bench) -> BlendSpec | None:
+    blend = bench.config.method.blend
+    if not blend.enabled:
+        return None
+    return BlendSpec(
+        c2f_layers=tuple(blend.c2f.layers),
+        c2f_share=blend.c2f.share,
+        f2c_layers=tuple(blend.f2c.layers),
+        f2c_share=blend.f2c.share,
+        lora_scale=blend.coarse.lora_scale,
+    )
 
 
 def draw(
@@ -159,12 +186,18 @@ def _content(job: StyleDrawJob, sampler: SamplerSpec, resolution: int) -> dict[s
         if job.init is None
         else {"picture": file_digest(job.init.picture), "strength": job.init.strength}
     )
-    adapter = None if job.adapter is None else f"{job.adapter.parent.name}/{job.adapter.name}"
-    plain = replace(job, style="", adapter=None, init=None)
+    blend = replace(job.blend, adapter=None) if job.blend is not None else None
+    plain = replace(job, style="", adapter=None, init=None, blend=blend)
     return {
         "draw": asdict(plain),
-        "adapter": adapter,
+        "adapter": _entry(job.adapter),
+        "coarse_adapter": _entry(job.blend.adapter if job.blend is not None else None),
         "init": init,
         "sampler": asdict(sampler),
         "resolution": resolution,
     }
+
+
+def _entry(adapter: Path | None) -> str | None:
+    """A snapshot by its place in the store, which says all that it was made from."""
+    return None if adapter is None else f"{adapter.parent.name}/{adapter.name}"

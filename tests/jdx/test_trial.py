@@ -174,7 +174,7 @@ def test_seeds_file_fixes_single_pictures(lab: Lab) -> None:
     assert np.array_equal(a["00/Ice cream.png"], b["00/Ice cream.png"])
 
 
-@pytest.mark.parametrize("method", ["base", "prior", "average", "styleid", "styleid_db"])
+@pytest.mark.parametrize("method", ["base", "prior", "average", "blend", "styleid", "styleid_db"])
 def test_every_method_runs(lab: Lab, method: str) -> None:
     extra = [
         "method.prior.per_word=1",
@@ -259,6 +259,26 @@ def test_modules_that_the_model_lacks_are_told_before_any_work(lab: Lab) -> None
     assert {path.name for path in (lab.root / "store").iterdir() if path.is_dir()} <= {".work", ".locks"}
     # what is switched off may be called anything
     lab.run("method=base", "method.styleid.layers=['99']", *names)
+
+
+def test_blended_layers_that_the_model_lacks_are_told_before_any_work(lab: Lab) -> None:
+    with pytest.raises(ConfigError) as caught:
+        lab.run("method=blend", "method.blend.c2f.layers=['4','16']", "method.blend.f2c.layers=[up_blocks.0]")
+    assert {(fault.key, fault.value) for fault in caught.value.faults} == {
+        ("method.blend.c2f.layers", "16"),
+        ("method.blend.f2c.layers", "up_blocks.0"),
+    }
+    assert "up_blocks.1.attentions.0" in str(caught.value)
+    assert not (lab.root / "store" / "encode").exists()
+
+
+def test_blending_draws_again_without_training_again(lab: Lab) -> None:
+    _, plain = lab.run("sampler.steps=4")
+    _, blended = lab.run("method=blend", "sampler.steps=4", "method.name=dreambooth")
+    assert made(blended)["train"] == {"made": 0, "reused": 2}
+    assert made(blended)["generate"] == {"made": 2, "reused": 0}
+    a, b = (pixels(run / "images") for run in (plain, blended))
+    assert not any(np.array_equal(a[name], b[name]) for name in a)
 
 
 def test_snapshot_asked_for_later_trains_no_further_than_it(

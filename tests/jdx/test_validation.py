@@ -67,6 +67,10 @@ def test_every_fault_is_reported_together() -> None:
         ("backend.device=gpu", "backend.device", "pattern"),
         ("method.init.picture=nowhere.png", "method.init.picture", "average"),
         ("method.styleid.reference=first", "method.styleid.reference", "rotate"),
+        ("method.blend.c2f.share=1.1", "method.blend.c2f.share", "less than or equal to 1"),
+        ("method.blend.f2c.share=-0.1", "method.blend.f2c.share", "greater than or equal to 0"),
+        ("method.blend.coarse.prompt='A {objet}'", "method.blend.coarse.prompt", "placeholder"),
+        ("method.blend.coarse.lora_scale=5", "method.blend.coarse.lora_scale", "less than or equal to 4"),
     ],
 )
 def test_single_faults_say_what_to_do(override: str, key: str, words: str) -> None:
@@ -93,6 +97,15 @@ def test_prior_by_weight_and_by_share_exclude_each_other() -> None:
         "method.prior.weight=0 or"
         in faults_of("method=prior", "method.prior.fraction=0.5")["method.prior.fraction"]
     )
+
+
+def test_blending_needs_two_different_branches_that_meet() -> None:
+    faults = faults_of(
+        "method=blend", "method.train=false", "method.blend.c2f.layers=[]", "method.blend.c2f.share=0.0"
+    )
+    assert "untouched base" in faults["method.blend.enabled"]
+    assert "nothing would reach the fine branch" in faults["method.blend.c2f.layers"]
+    assert "nothing would reach the fine branch" in faults["method.blend.c2f.share"]
 
 
 def test_command_line_lists_every_misspelt_setting() -> None:

@@ -67,7 +67,7 @@ class TorchBackend(Backend):
         return spec_faults(model)
 
     def name_faults(
-        self, model: ModelSpec, targets: Mapping[str, Sequence[str]], layers: Sequence[str]
+        self, model: ModelSpec, targets: Mapping[str, Sequence[str]], layers: Mapping[str, Sequence[str]]
     ) -> list[Fault]:
         """Targets and layers that the model lacks, see `skeleton.name_faults`."""
         from jdx.backends.torch.skeleton import name_faults

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,12 +17,14 @@ from torch import Tensor
 from data.challenge import load_picture
 from jdx.backends.base import GenerateJob, InitSpec, OnStyle, PictureSpec, StyleDrawJob
 from jdx.backends.torch.adapter_reader import load_adapter
+from jdx.backends.torch.blend import Blending, blend_faults, branch_weights
 from jdx.backends.torch.devices import in_batches, pictures_that_fit
-from jdx.backends.torch.merge import merge
+from jdx.backends.torch.merge import merge, unet_weights
 from jdx.backends.torch.models import Models
 from jdx.backends.torch.pictures import PictureWriter, to_pixels
-from jdx.backends.torch.sampling import from_noise, from_picture, sample, start_run
+from jdx.backends.torch.sampling import Run, from_noise, from_picture, sample, start_run
 from jdx.errors import BackendError, ConfigError, Fault
+from jdx.methods.blend import FINE
 from jdx.progress import Progress, Task
 
 GIB_AT_512 = 0.5
@@ -65,7 +68,10 @@ def job_faults(job: GenerateJob, models: Models) -> list[Fault]:
             faults.append(Fault(f"style {name}", f"{count} times", "each style once"))
     for style in job.styles:
         faults += _style_faults(style)
-    return faults
+        if style.blend is not None:
+            layers = {"c2f": style.blend.c2f_layers, "f2c": style.blend.f2c_layers}
+            faults += blend_faults(models.unet, layers)
+    return list(dict.fromkeys(faults))
 
 
 def _style_faults(style: StyleDrawJob) -> list[Fault]:
@@ -79,6 +85,19 @@ def _style_faults(style: StyleDrawJob) -> list[Fault]:
         found.append(Fault(f"style {style.style}: adapter", str(style.adapter), "is not there"))
     if style.init is not None and not style.init.picture.is_file():
         found.append(Fault(f"style {style.style}: init.picture", str(style.init.picture), "is not a file"))
+    return found + _blend_faults(style)
+
+
+def _blend_faults(style: StyleDrawJob) -> list[Fault]:
+    if (blend := style.blend) is None:
+        return []
+    found = [
+        Fault(f"style {style.style}: blend.{name}", str(share), "a share of the steps, 0 to 1")
+        for name, share in (("c2f.share", blend.c2f_share), ("f2c.share", blend.f2c_share))
+        if not 0 <= share <= 1
+    ]
+    if blend.adapter is not None and not blend.adapter.exists():
+        found.append(Fault(f"style {style.style}: blend.adapter", str(blend.adapter), "is not there"))
     return found
 
 
@@ -86,6 +105,17 @@ def _finish(style: str, folder: Path, files: list[Future[None]], on_style: OnSty
     for file in files:
         file.result()
     on_style(style, folder)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What all batches of a style share: text embeddings by prompt, and the start picture's posterior."""
+
+    style: StyleDrawJob
+    folder: Path
+    text: dict[str, Tensor]
+    coarse_text: dict[str, Tensor]
+    moments: tuple[Tensor, Tensor] | None
 
 
 @dataclass
@@ -104,36 +134,67 @@ class Drawer:
         self.task.advance(len(style.pictures) - len(todo))
         if not todo:
             return []
-        with torch.no_grad(), self._adapted(style):
-            text = self._embeddings(todo)
+        with torch.no_grad(), ExitStack() as adapted:
+            coarse_text = self._coarse_embeddings(style, todo)
+            adapted.enter_context(self._adapted(style))
+            text = self._embeddings([word for one in todo for word in (one.prompt, one.negative_prompt)])
             moments = self._start_moments(style.init) if style.init is not None else None
-
-            def batch(pictures: Sequence[PictureSpec]) -> list[Future[None]]:
-                return self._batch(pictures, folder, text, style.init, moments)
-
-            started = in_batches(todo, self._batch_size(len(todo)), batch, f"drawing style {style.style}")
+            ready = Prepared(style, folder, text, coarse_text, moments)
+            batch = partial(self._batch, ready=ready)
+            size = self._batch_size(len(todo), blended=style.blend is not None)
+            started = in_batches(todo, size, batch, f"drawing style {style.style}")
         return [future for futures in started for future in futures]
 
-    def _adapted(self, style: StyleDrawJob) -> AbstractContextManager[None]:
+    @contextmanager
+    def _adapted(self, style: StyleDrawJob) -> Iterator[None]:
+        """The style's adapter in the networks; with blending the coarse branch's rows have it at their own scale."""
         if style.adapter is None:
-            return nullcontext()
-        return merge(self.models, load_adapter(style.adapter, self.models), style.lora_scale)
+            yield
+            return
+        adapter, blend = load_adapter(style.adapter, self.models), style.blend
+        differ = blend is not None and blend.lora_scale != style.lora_scale
+        coarse = unet_weights(self.models, adapter, blend.lora_scale) if blend and differ else {}
+        with (
+            merge(self.models, adapter, style.lora_scale),
+            branch_weights(self.models.unet, coarse, self._halves),
+        ):
+            yield
 
-    def _batch_size(self, count: int) -> int:
+    @property
+    def _halves(self) -> int:
+        """Rows of a picture in one pass: two with classifier-free guidance."""
+        return 1 if self.job.sampler.guidance_scale == 1.0 else 2
+
+    def _batch_size(self, count: int, *, blended: bool = False) -> int:
         """Even batches: 25 pictures where 16 fit are drawn as 13 and 12."""
         wide = self.models.dtype.itemsize / 2
-        guided = 1.0 if self.job.sampler.guidance_scale != 1.0 else 0.5
+        rows = self._halves / 2 * (2 if blended else 1)
         most = self.job.batch_size or pictures_that_fit(
-            self.models.device, self.job.resolution, GIB_AT_512 * wide * guided
+            self.models.device, self.job.resolution, GIB_AT_512 * wide * rows
         )
         return -(-count // -(-count // most))
 
-    def _embeddings(self, pictures: Sequence[PictureSpec]) -> dict[str, Tensor]:
+    def _embeddings(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Text embeddings (tokens, width) of all distinct prompts, through the adapted text encoder."""
-        both = [text for picture in pictures for text in (picture.prompt, picture.negative_prompt)]
-        prompts = list(dict.fromkeys(both))
+        prompts = list(dict.fromkeys(texts))
         embedded = in_batches(prompts, 32, self.models.embed, "text encoder")
         return dict(zip(prompts, torch.cat(embedded), strict=True))
+
+    def _coarse_embeddings(self, style: StyleDrawJob, pictures: Sequence[PictureSpec]) -> dict[str, Tensor]:
+        """The coarse branch's, through its own adapter's text encoder; nothing without blending."""
+        if style.blend is None:
+            return {}
+        texts = [word for one in pictures for word in (one.coarse_prompt, one.coarse_negative)]
+        if style.blend.adapter is None:
+            return self._embeddings(texts)
+        adapter = load_adapter(style.blend.adapter, self.models)
+        if adapter.unet:
+            allowed = (
+                "the coarse branch draws with the style's own UNet adapter: train the text encoder alone"
+            )
+            raise ConfigError([Fault("blend.adapter", str(style.blend.adapter), allowed)], "drawing job")
+        with merge(self.models, adapter):
+            return self._embeddings(texts)
 
     def _start_moments(self, init: InitSpec) -> tuple[Tensor, Tensor]:
         """Posterior of the start picture, resized to the exact square (bicubic) if it has another size."""
@@ -143,30 +204,35 @@ class Drawer:
             picture = picture.resize(size, Image.Resampling.BICUBIC)
         return self.models.moments(to_pixels(picture)[None])
 
-    def _batch(
-        self,
-        pictures: Sequence[PictureSpec],
-        folder: Path,
-        text: dict[str, Tensor],
-        init: InitSpec | None,
-        moments: tuple[Tensor, Tensor] | None,
-    ) -> list[Future[None]]:
-        sampler = self.job.sampler
+    def _batch(self, pictures: Sequence[PictureSpec], ready: Prepared) -> list[Future[None]]:
+        sampler, init = self.job.sampler, ready.style.init
         run = start_run(sampler, self.models.scheduler_config, init.strength if init else None)
         seeds = [picture.seed for picture in pictures]
-        if moments is None:
+        if ready.moments is None:
             latents = from_noise(self.models, run, seeds, self.job.resolution)
         else:
-            latents = from_picture(self.models, run, seeds, moments)
-        prompts = torch.stack([text[picture.prompt] for picture in pictures])
-        negatives = torch.stack([text[picture.negative_prompt] for picture in pictures])
-        latents = sample(self.models, run, latents, prompts, negatives, sampler.guidance_scale)
+            latents = from_picture(self.models, run, seeds, ready.moments)
+        latents = self._sample(run, latents, pictures, ready)
         if not bool(latents.isfinite().all()):
             raise BackendError(self._diverged(pictures, latents))
         pixels = torch.cat([self.models.decode(part) for part in torch.split(latents, DECODED)])
-        futures = self.writer.write(pixels, [folder / picture.file for picture in pictures])
+        futures = self.writer.write(pixels, [ready.folder / picture.file for picture in pictures])
         self.task.advance(len(pictures))
         return futures
+
+    def _sample(self, run: Run, latents: Tensor, pictures: Sequence[PictureSpec], ready: Prepared) -> Tensor:
+        """The pictures' clean latents; both branches start from the same ones, and the fine one's are kept."""
+        text = torch.stack([ready.text[picture.prompt] for picture in pictures])
+        negative = torch.stack([ready.text[picture.negative_prompt] for picture in pictures])
+        scale, blend = self.job.sampler.guidance_scale, ready.style.blend
+        if blend is None:
+            return sample(self.models, run, latents, text, negative, scale)
+        coarse = torch.stack([ready.coarse_text[picture.coarse_prompt] for picture in pictures])
+        coarse_negative = torch.stack([ready.coarse_text[picture.coarse_negative] for picture in pictures])
+        both, both_negative = torch.cat([coarse, text]), torch.cat([coarse_negative, negative])
+        around = Blending(self.models.unet, blend, len(run.timesteps), self._halves)
+        drawn = sample(self.models, run, torch.cat([latents] * 2), both, both_negative, scale, around)
+        return drawn.chunk(2)[FINE]
 
     def _diverged(self, pictures: Sequence[PictureSpec], latents: Tensor) -> str:
         fine = latents.isfinite().flatten(1).all(1).tolist()

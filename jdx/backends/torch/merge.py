@@ -35,6 +35,14 @@ def merge(models: Models, adapter: Adapter, scale: float = 1.0) -> Iterator[None
             weight.copy_(original)
 
 
+def unet_weights(models: Models, adapter: Adapter, scale: float) -> dict[str, Tensor]:
+    """The UNet's weights as `merge` would make them, {path of a linear layer: weight in the base's precision}."""
+    return {
+        path: merged(models.unet.get_parameter(f"{path}.weight").data, pair, scale).to(models.dtype)
+        for path, pair in adapter.unet.items()
+    }
+
+
 def merged(weight: Tensor, pair: LoraPair, scale: float) -> Tensor:
     """W + scale · alpha/r · up @ down, in at least float32, not yet rounded to W's precision."""
     wide = torch.promote_types(weight.dtype, torch.float32)

@@ -7,7 +7,8 @@ user of a float32 diffusers pipeline the same picture.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,19 +107,27 @@ def from_picture(models: Models, run: Run, seeds: Sequence[int], moments: tuple[
 
 @torch.no_grad()
 def sample(
-    models: Models, run: Run, latents: Tensor, text: Tensor, negative: Tensor, guidance_scale: float
+    models: Models,
+    run: Run,
+    latents: Tensor,
+    text: Tensor,
+    negative: Tensor,
+    guidance_scale: float,
+    around: Callable[[int], AbstractContextManager[None]] = lambda step: nullcontext(),
 ) -> Tensor:
     """Clean latents (n, C, h, w) in the UNet's scale, float32 (float64 for a float64 model).
 
     text, negative: embeddings (n, tokens, width). Classifier-free guidance (Ho and Salimans 2022) runs both
     in one batch, e = e(negative) + scale · (e(text) - e(negative)), and is skipped at scale 1. Only the UNet
-    runs in the model's precision; the scheduler's sums stay wide.
+    runs in the model's precision; the scheduler's sums stay wide. around(i): what the UNet's pass of step i,
+    counted from 0, runs inside.
     """
     guided = guidance_scale != 1.0
     context = (torch.cat([negative, text]) if guided else text).to(models.dtype)
-    for t in run.timesteps:
+    for step, t in enumerate(run.timesteps):
         x = run.scheduler.scale_model_input(torch.cat([latents] * 2) if guided else latents, t)
-        answer = models.unet(x.to(models.dtype), t, encoder_hidden_states=context).sample
+        with around(step):
+            answer = models.unet(x.to(models.dtype), t, encoder_hidden_states=context).sample
         prediction = answer.to(latents.dtype)
         if guided:
             without, with_text = prediction.chunk(2)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from jdx.backends.base import LoraSpec, ModelSpec
+from jdx.backends.torch.blend import blend_layers
 from jdx.backends.torch.hub import locate
 from jdx.backends.torch.models import quiet
 from jdx.backends.torch.stacked import target_faults
@@ -16,11 +18,13 @@ from jdx.backends.torch.styleid_layers import resolve_layers
 from jdx.errors import BackendError, ConfigError, Fault
 
 
-def name_faults(spec: ModelSpec, targets: Mapping[str, Sequence[str]], layers: Sequence[str]) -> list[Fault]:
-    """LoRA targets and StyleID layers that this model lacks, keys `NETWORK.targets` and `layers`.
+def name_faults(
+    spec: ModelSpec, targets: Mapping[str, Sequence[str]], layers: Mapping[str, Sequence[str]]
+) -> list[Fault]:
+    """LoRA targets and self-attentions that this model lacks, keys `NETWORK.targets` and `USE.layers`.
 
-    targets: {"unet" | "text_encoder": last parts of module paths}. Reads configs only, about 0.1 s for SD
-    2.1. Raises BackendError when the model cannot be had.
+    targets: {"unet" | "text_encoder": last parts of module paths}. layers: {"styleid" | "blend.c2f" | "blend.f2c":
+    names}. Reads configs only, about 0.1 s for SD 2.1. Raises BackendError when the model cannot be had.
     """
     networks = skeletons(locate(spec))
     faults = [
@@ -28,11 +32,14 @@ def name_faults(spec: ModelSpec, targets: Mapping[str, Sequence[str]], layers: S
         for name, some in targets.items()
         for fault in target_faults(networks[name], [LoraSpec(1, 1.0, tuple(some))], name)
     ]
-    try:
-        if layers:
-            resolve_layers(networks["unet"], layers)
-    except ConfigError as error:
-        faults += error.faults
+    for use, names in layers.items():
+        try:
+            if use == "styleid":
+                resolve_layers(networks["unet"], names)
+            else:
+                blend_layers(networks["unet"], names, use)
+        except ConfigError as error:
+            faults += [replace(fault, key=f"{use}.layers") for fault in error.faults]
     return faults
 
 

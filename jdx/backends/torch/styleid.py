@@ -22,11 +22,12 @@ from torch import Tensor
 
 from data.pictures import load_picture
 from jdx.backends.base import OnStyle, StyleIdSpec, StyleStyliseJob, StyliseJob
+from jdx.backends.torch.attention import Parts, processors
 from jdx.backends.torch.devices import in_batches, pictures_that_fit
 from jdx.backends.torch.models import Models
 from jdx.backends.torch.pictures import PictureWriter, to_pixels
 from jdx.backends.torch.styleid_checks import check, levels_of
-from jdx.backends.torch.styleid_layers import Capture, Inject, Parts, processors
+from jdx.backends.torch.styleid_layers import Capture, Inject
 from jdx.backends.torch.styleid_memory import FeatureMemory, Inverted, Key, Shapes, places, size
 from jdx.digests import file_digest
 from jdx.errors import BackendError

@@ -50,7 +50,7 @@ class Recorder(Backend):
         return []
 
     def name_faults(
-        self, model: ModelSpec, targets: Mapping[str, Sequence[str]], layers: Sequence[str]
+        self, model: ModelSpec, targets: Mapping[str, Sequence[str]], layers: Mapping[str, Sequence[str]]
     ) -> list[Fault]:
         return []
 

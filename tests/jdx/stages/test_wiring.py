@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from jdx import trial, validation
-from jdx.backends.base import CropSpec, LoraSpec, SamplerSpec, ScheduleSpec, StyleIdSpec
+from jdx.backends.base import BlendSpec, CropSpec, LoraSpec, SamplerSpec, ScheduleSpec, StyleIdSpec
 from tests.configs import compose_plain
 from tests.data.sets import make_style, noise
 from tests.jdx.stages.recorder import Recorder, paint
@@ -21,6 +21,9 @@ EVERYTHING = (
     "method.prior.sampler.name=dpmpp", "method.prior.sampler.steps=3", "method.prior.sampler.guidance_scale=2.5",
     "method.prompts.train=a {object} by {style}", "method.prompts.generate=one {object} by {style}",
     "method.init.picture=average", "method.init.strength=0.6",
+    "method.blend.enabled=true", "method.blend.c2f.layers=['5']", "method.blend.c2f.share=0.7",
+    "method.blend.f2c.layers=['2']", "method.blend.f2c.share=0.4", "method.blend.coarse.prompt=bare {object}",
+    "method.blend.coarse.negative_prompt=dim", "method.blend.coarse.lora_scale=0.2",
     "method.styleid.layers=['8','9']", "method.styleid.gamma=0.3", "method.styleid.temperature=1.2",
     "method.styleid.steps=7", "method.styleid.start_step=2", "method.styleid.adain=false",
     "lora.rank=3", "lora.unet.alpha=5.0", "lora.unet.targets=[to_q]", "lora.text_encoder.rank=2",
@@ -186,6 +189,9 @@ def test_drawing_gets_what_the_settings_say(lab: Lab) -> None:
         ("Ice cream.png", "one ice cream by 05"),
     ]
     assert {p.negative_prompt for p in style.pictures} == {"blur"}
+    assert [p.coarse_prompt for p in style.pictures] == ["bare dog", "bare ice cream"]
+    assert {p.coarse_negative for p in style.pictures} == {"dim"}
+    assert style.blend == BlendSpec(("5",), 0.7, ("2",), 0.4, None, 0.2)
     assert style.lora_scale == 0.8
     assert style.adapter is not None
     assert style.adapter.name == "0000006"
@@ -222,6 +228,9 @@ CHANGES = {
     ),
     "generate": (
         "sampler.negative_prompt=dull", "sampler.lora_scale=0.7", "sampler.seed=14", "sampler.steps=6",
+        "method.blend.c2f.layers=['6']", "method.blend.c2f.share=0.5", "method.blend.f2c.layers=['1']",
+        "method.blend.f2c.share=0.3", "method.blend.coarse.prompt=some {object}", "method.blend.enabled=false",
+        "method.blend.coarse.negative_prompt=null", "method.blend.coarse.lora_scale=0.4",
         "sampler.name=ddim", "sampler.resolution=88", "method.init.strength=0.8", "method.init.picture=none",
     ),
     "stylise": (
