@@ -102,24 +102,22 @@ def kind_of_exit(code: int, oom_kills: int) -> tuple[Kind, str]:
     return (Kind.CRASHED if crashed else Kind.KILLED), f"ended by {name}"
 
 
-def oom_kills(pid: int | str = "self") -> int:
-    """How many processes the kernel has killed for memory: in the process's cgroup if that is told, else anywhere."""
-    for path, word in (*_cgroup_files(pid), (Path("/proc/vmstat"), "oom_kill")):
+def oom_kills() -> int:
+    """How often the kernel has killed for memory: in our cgroup and anywhere on the machine; its growth counts."""
+    total = 0
+    for path in (*_cgroup_files(), Path("/proc/vmstat")):
         try:
             lines = path.read_text().splitlines()
         except OSError:
             continue
-        for line in lines:
-            name, _, value = line.partition(" ")
-            if name == word and value.strip().isdigit():
-                return int(value)
-    return 0
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+    return total
 
 
-def _cgroup_files(pid: int | str) -> list[tuple[Path, str]]:
-    """memory.events (cgroup 2) and memory.oom_control (cgroup 1) of a process."""
+def _cgroup_files() -> list[Path]:
+    """memory.events (cgroup 2) and memory.oom_control (cgroup 1) of this process."""
     try:
-        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
         return []
     files = []
@@ -127,7 +125,7 @@ def _cgroup_files(pid: int | str) -> list[tuple[Path, str]]:
         number, controllers, path = line.split(":", 2)
         inside = path.lstrip("/")
         if number == "0":
-            files.append((Path("/sys/fs/cgroup") / inside / "memory.events", "oom_kill"))
+            files.append(Path("/sys/fs/cgroup") / inside / "memory.events")
         elif "memory" in controllers.split(","):
-            files.append((Path("/sys/fs/cgroup/memory") / inside / "memory.oom_control", "oom_kill"))
+            files.append(Path("/sys/fs/cgroup/memory") / inside / "memory.oom_control")
     return files

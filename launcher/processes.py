@@ -26,6 +26,8 @@ def born(pid: int) -> float | None:
 
 def is_alive(pid: int, since: float | None) -> bool:
     """Whether that very process runs (a zombie does not)."""
+    if pid <= 0:
+        return False
     try:
         process = psutil.Process(pid)
         same = since is None or abs(process.create_time() - since) < 0.1
@@ -35,14 +37,18 @@ def is_alive(pid: int, since: float | None) -> bool:
 
 
 def members(pid: int, tag: str) -> list[psutil.Process]:
-    """The process, its descendants, its session, and whatever carries its tag; without zombies and ourselves."""
+    """The process, its descendants, its session, and whatever carries its tag; without zombies and ourselves.
+
+    pid 0: only what carries the tag (0 is also the session of processes from outside a container).
+    """
     found: dict[int, psutil.Process] = {}
-    with suppress(psutil.Error):
-        root = psutil.Process(pid)
-        found = {one.pid: one for one in (root, *root.children(recursive=True))}
+    if pid:
+        with suppress(psutil.Error):
+            root = psutil.Process(pid)
+            found = {one.pid: one for one in (root, *root.children(recursive=True))}
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            if os.getsid(process.pid) == pid or (tag and process.environ().get(TAG) == tag):
+            if (pid and os.getsid(process.pid) == pid) or (tag and process.environ().get(TAG) == tag):
                 found[process.pid] = process
     return [one for one in found.values() if one.pid != os.getpid() and _counts(one)]
 
@@ -69,7 +75,7 @@ def kill_tree(pid: int, since: float | None, tag: str, patience: float = 10.0) -
     """
     deadline = time.monotonic() + patience
     while True:
-        alive = members(pid if is_alive(pid, since) else -1, tag)
+        alive = members(pid if is_alive(pid, since) else 0, tag)
         if not alive:
             return True
         for process in alive:

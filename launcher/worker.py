@@ -322,9 +322,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--idle", type=float, default=600.0, help="with --serve: end after so many idle seconds"
     )
+    parser.add_argument("--hold", type=int, nargs="*", default=[], help="locks to keep as long as we live")
     args = parser.parse_args(arguments)
     if (args.folder is None) == (args.serve is None):
         parser.error("give a folder, or --serve FD")
+    for fd in args.hold:
+        Lease(fd)
     faulthandler.enable()
     processes.become_subreaper()
     signal.signal(signal.SIGTERM, _Cancel.handler)

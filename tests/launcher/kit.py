@@ -375,7 +375,7 @@ class ExecutorKit:
 
     def test_jobs_outlive_a_killed_controller(self, make: Callable[[int], Executor], tmp_path: Path) -> None:
         job = {"folder": str(tmp_path / "job"), "target": "tests.launcher.jobs:styles", "gpus": self.gpus}
-        jobs = [job | {"payload": {"count": 80, "pause": 0.05}, "name": "job"}]
+        jobs: list[dict[str, Any]] = [job | {"payload": {"count": 80, "pause": 0.05}, "name": "job"}]
         stop = {"folder": str(tmp_path / "stop"), "target": "tests.launcher.jobs:stubborn", "gpus": self.gpus}
         jobs.append(stop | {"payload": {}, "name": "stop"})
         for one in jobs:

@@ -1,0 +1,482 @@
+"""The local pool: one job per card (or several, or several cards per job), warm workers, contained crashes.
+
+Several pools, of several processes and users of one machine, share its cards through the leases of `launcher.places`.
+Without a GPU the CPU is a place with a number of slots. `poll` drives everything: there is no thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from launcher import processes
+from launcher.base import AlreadyRunningError, Executor, Handle, JobSpec, Kind, Slot, State, Status
+from launcher.cards import Card, Cards
+from launcher.folder import (
+    Lease,
+    is_held,
+    read_job,
+    read_lease,
+    read_result,
+    status_of,
+    write_job,
+    write_result,
+)
+from launcher.places import Hold, Place, Places
+from launcher.pulse import Pulse
+from launcher.quarantine import Ward
+from launcher.settings import PoolSettings
+from launcher.warm import Worker
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_GRACE = 30.0
+"""Seconds that a job over its time has to end itself before it is killed from outside."""
+HARMLESS = {None, Kind.RAISED}
+"""After these a worker may go on: an exception leaves a process as it was."""
+
+
+@dataclass
+class _Job:
+    """A job that this pool was given or has adopted."""
+
+    folder: Path
+    attempt: int
+    spec: JobSpec | None = None
+    worker: Worker | None = None
+    final: Status | None = None
+    pulse: Pulse = field(default_factory=Pulse)
+
+
+class GpuPool(Executor):
+    """Executor of the machine it runs on. Raises: PermissionError when the folder of leases is closed to us."""
+
+    name = "gpu_pool"
+
+    def __init__(self, settings: PoolSettings | None = None, cards: Cards | None = None):
+        self.settings = settings or PoolSettings()
+        self._nvml = cards or Cards()
+        self._places = Places(Path(self.settings.leases) if self.settings.leases else None)
+        self._cards = {card.id: card for card in self._nvml.list()}
+        cores = len(os.sched_getaffinity(0))
+        slots = self.settings.cpu_slots or max(1, cores // 2)
+        self._cpu = Place("cpu", slots)
+        self._threads = self.settings.threads_per_job or max(1, cores // (len(self._cards) or slots))
+        self._env = dict(os.environ)
+        self._jobs: dict[str, _Job] = {}
+        self._queue: deque[str] = deque()
+        self._workers: list[Worker] = []
+        self._ward = Ward(self._places, self.settings.probe_every)
+        self._host = socket.gethostname()
+
+    # -- the contract -----------------------------------------------------------------------------------------------
+
+    def capacity(self, like: JobSpec | None = None) -> int:
+        """Free and idle places; 0 as long as something waits."""
+        self._drive()
+        if self._queue:
+            return 0
+        gpus = self.settings.gpus_per_job if like is None else like.gpus
+        places, share, count = self._wish(gpus, 1 if like is None else like.cpus)
+        used = self._places.used(places)
+        for worker in self._workers:
+            if worker.job is None:
+                for hold in worker.holds:
+                    used[hold.place.id] = used.get(hold.place.id, 0.0) - hold.share
+        room = [
+            int((place.size - used[place.id]) / share + 1e-6)
+            for place in places
+            if not (self._places.quarantined(place) or self._foreign(place, used[place.id]))
+        ]
+        return sum(room) // count if count else 0
+
+    def submit(self, spec: JobSpec) -> Handle:
+        """See `Executor`. Raises also: ValueError when the machine has fewer cards than the job wants."""
+        places, _, count = self._wish(spec.gpus, spec.cpus)
+        if count > len(places):
+            what = f"{spec.gpus:g} cards are wanted and there are {len(places)}"
+            raise ValueError(f"job {spec.name or spec.folder}: {what}; lower launcher.gpus_per_trial")
+        lease = Lease.take(spec.folder)
+        try:
+            write_job(spec)
+        finally:
+            lease.close()
+        self._jobs[spec.id] = _Job(spec.folder, spec.attempt, spec)
+        self._queue.append(spec.id)
+        self._drive()
+        return {
+            "id": spec.id,
+            "folder": str(spec.folder.absolute()),
+            "attempt": spec.attempt,
+            "executor": self.name,
+            "host": self._host,
+        }
+
+    def poll(self, handles: Iterable[Handle]) -> dict[str, Status]:
+        """See `Executor`."""
+        handles = list(handles)
+        for handle in handles:
+            self._known(handle)
+        self._drive()
+        return {handle["id"]: self._status(handle["id"]) for handle in handles}
+
+    def cancel(self, handle: Handle, grace: float = 5.0) -> None:
+        """See `Executor`."""
+        self.cancel_all([handle], grace)
+
+    def cancel_all(self, handles: Iterable[Handle], grace: float = 5.0) -> None:
+        """The graces run side by side."""
+        self._cancel([self._known(handle) for handle in handles], grace)
+
+    def _cancel(self, ids: list[str], grace: float) -> None:
+        for name in ids:
+            if name in self._queue:
+                self._queue.remove(name)
+                self._say(name, Kind.CANCELLED, "cancelled before it started")
+            elif not self._status(name).over:
+                pid, born, _ = self._process(name)
+                processes.ask(pid, born)
+        deadline = time.monotonic() + grace
+        while not all(self._settled(name) for name in ids) and time.monotonic() < deadline:
+            self._drive()
+            time.sleep(0.01)
+        for name in ids:
+            if not self._settled(name):
+                self._kill(name, Kind.CANCELLED, f"cancelled, and killed after {grace:g} s")
+
+    def adopt(self, handle: Handle) -> bool:
+        """See `Executor`. A job that only waited in a dead controller's queue is not alive."""
+        folder, attempt = Path(handle["folder"]), int(handle["attempt"])
+        if handle["id"] not in self._jobs:
+            ours = is_held(folder) and read_lease(folder).get("attempt") == attempt
+            if not ours and read_result(folder, attempt) is None:
+                return False
+            self._known(handle)
+        return True
+
+    def wait(self, seconds: float) -> None:
+        """Until a worker of ours says something; adopted ones are looked at every quarter of a second."""
+        adopted = any(job.worker is None and job.final is None for job in self._jobs.values())
+        links = [worker.link for worker in self._workers if worker.job is not None]
+        limit = min(seconds, 0.25) if adopted or self._queue else seconds
+        select.select(links, [], [], max(0.0, limit))
+
+    def slots(self) -> list[Slot]:
+        """Cards, or the CPU where there are none."""
+        places = self._all_places()
+        used = self._places.used(places)
+        return [
+            Slot(
+                name=self._title(place),
+                used=used[place.id],
+                size=place.size,
+                jobs=tuple(
+                    name
+                    for worker in self._workers
+                    if worker.job is not None
+                    and any(hold.place == place for hold in worker.holds)
+                    and (name := self._name(worker.job))
+                ),
+                closed=self._places.quarantined(place) or self._foreign(place, used[place.id]),
+            )
+            for place in places
+        ]
+
+    def close(self, *, kill: bool) -> None:
+        """See `Executor`. Idle workers end at once, the others when their job is done."""
+        if kill:
+            self._cancel([name for name in self._jobs if not self._settled(name)], grace=0.5)
+        for worker in tuple(self._workers):
+            if worker.job is None:
+                self._retire(worker)
+            else:
+                worker.link.close()
+        self._workers.clear()
+        self._queue.clear()
+        self._ward.close()
+
+    # -- what drives it ---------------------------------------------------------------------------------------------
+
+    def _drive(self) -> None:
+        for worker in tuple(self._workers):
+            self._hear(worker)
+        for name, job in self._jobs.items():
+            if job.final is None and name not in self._queue:
+                self._watch(name, job)
+        for worker in tuple(self._workers):
+            if worker.job is None and time.monotonic() - worker.idle_since > self.settings.idle_seconds:
+                self._retire(worker)
+        self._ward.drive(self._all_places())
+        while self._queue and self._start(self._queue[0]):
+            self._queue.popleft()
+
+    def _hear(self, worker: Worker) -> None:
+        """Take a worker's answer, or its death."""
+        name = worker.job
+        try:
+            if worker.answer() is None:
+                return
+        except EOFError:
+            self._bury(worker)
+            return
+        if name is None:
+            return
+        final = self._settle(name)
+        full = worker.jobs >= (self.settings.jobs_per_worker if self.settings.warm else 1)
+        if full or final.kind not in HARMLESS or worker.growth > self.settings.memory_growth:
+            self._retire(worker)
+
+    def _bury(self, worker: Worker) -> None:
+        """A worker has ended: with a job in hand, that job has ended too."""
+        self._workers.remove(worker)
+        code = worker.reap()
+        name = worker.job
+        if name is None or self._jobs[name].final is not None:
+            return
+        job = self._jobs[name]
+        if status_of(job.folder, job.attempt) is not None:
+            self._settle(name)
+            return
+        kind, reason = worker.told_by_exit(code)
+        started = read_lease(job.folder).get("started")
+        self._end(name, Status(State.EXITED, code, reason, started, worker.gpus, kind))
+
+    def _retire(self, worker: Worker) -> None:
+        self._workers.remove(worker)
+        worker.end()
+
+    def _settle(self, name: str) -> Status:
+        """The end of a job as its folder tells it."""
+        job = self._jobs[name]
+        status = status_of(job.folder, job.attempt)
+        if status is None or not status.over:
+            reason = "ended without a result"
+            status = Status(State.LOST, None, reason, gpus=status.gpus if status else (), kind=Kind.CRASHED)
+        self._end(name, status)
+        return status
+
+    def _end(self, name: str, status: Status) -> None:
+        self._jobs[name].final = status
+        if status.kind is Kind.GPU_LOST:
+            for gpu in status.gpus:
+                if gpu in self._cards:
+                    log.warning("%s is set aside: %s", self._cards[gpu].name, status.reason)
+                    self._places.quarantine(Place(gpu), status.reason)
+
+    def _watch(self, name: str, job: _Job) -> None:
+        """End a job that stands still or has outrun its time; adopted ones are followed by their files."""
+        if job.worker is None and not self._lives(job):
+            self._lose(name, job)
+            return
+        lease = read_lease(job.folder)
+        started = lease.get("started") if lease.get("attempt") == job.attempt else None
+        job.pulse.feel(job.folder)
+        limit = job.spec.timeout if job.spec else None
+        if job.pulse.still > self.settings.kill_after:
+            self._kill(name, Kind.HUNG, f"no heartbeat for {job.pulse.still:.0f} s: killed")
+        elif limit and started and time.time() - started > limit + TIMEOUT_GRACE:
+            self._kill(name, Kind.TIMEOUT, f"ran longer than {limit:g} s and did not end itself: killed")
+
+    def _lives(self, job: _Job) -> bool:
+        return is_held(job.folder) and read_lease(job.folder).get("attempt") == job.attempt
+
+    def _lose(self, name: str, job: _Job) -> None:
+        """An adopted job is over; how, only its folder can tell."""
+        lease = read_lease(job.folder)
+        if lease.get("attempt") == job.attempt and lease.get("tag"):
+            processes.kill_tree(0, None, lease["tag"])
+        status = status_of(job.folder, job.attempt)
+        reason = (
+            "its worker ended without a result" if lease.get("attempt") == job.attempt else "never started"
+        )
+        self._end(
+            name, status if status and status.over else Status(State.LOST, None, reason, kind=Kind.KILLED)
+        )
+
+    # -- starting ---------------------------------------------------------------------------------------------------
+
+    def _start(self, name: str) -> bool:
+        """Start the first of the queue; False when there is no room yet."""
+        spec = self._jobs[name].spec
+        assert spec is not None
+        key = (spec.gpus, spec.cpus, tuple(sorted(spec.env.items())))
+        worker = next((one for one in self._workers if one.job is None and one.key == key), None)
+        if worker is not None and not self._fits(worker):
+            self._retire(worker)
+            worker = None
+        holds = None if worker else self._take(spec)
+        if worker is None and holds is None:
+            return False
+        try:
+            lease = Lease.take(spec.folder)
+        except (AlreadyRunningError, OSError) as error:
+            for hold in holds or ():
+                hold.release()
+            self._end(name, Status(State.LOST, None, str(error), kind=Kind.REFUSED))
+            return True
+        self._hand_over(spec, worker, holds or [], key, lease)
+        return True
+
+    def _fits(self, worker: Worker) -> bool:
+        """An idle worker whose card has failed meanwhile is not used."""
+        return not any(self._places.quarantined(hold.place) for hold in worker.holds)
+
+    def _hand_over(
+        self, spec: JobSpec, worker: Worker | None, holds: list[Hold], key: object, lease: Lease
+    ) -> None:
+        gpus = worker.gpus if worker else tuple(h.place.id for h in holds if h.place != self._cpu)
+        tag = worker.tag if worker else ""
+        lease.write(attempt=spec.attempt, host=self._host, gpus=list(gpus), tag=tag)
+        try:
+            if worker is None:
+                worker = Worker.start(spec, self._environment(spec, gpus), key, holds, gpus)
+                self._workers.append(worker)
+            self._jobs[spec.id].worker = worker
+            with suppress(OSError):  # it died while idle: `_hear` finds the job in its hands
+                worker.send(spec, lease)
+            worker.job = spec.id
+        finally:
+            lease.close()
+
+    def _environment(self, spec: JobSpec, gpus: tuple[str, ...]) -> dict[str, str]:
+        env = dict(self._env)
+        threads = spec.cpus if spec.cpus > 1 else self._threads
+        if self.settings.threads_per_job or spec.cpus > 1 or "OMP_NUM_THREADS" not in env:
+            env["OMP_NUM_THREADS"] = str(threads)
+        if self._cards:
+            env["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+            env["JDX_GPU_SHARE"] = f"{min(spec.gpus, 1.0):g}"
+        return {**env, **spec.env}
+
+    def _wish(self, gpus: float, cpus: int) -> tuple[list[Place], float, int]:
+        """Places that would do, the share of each, and how many. Without any card a GPU job runs on the CPU."""
+        if gpus == 0 or not self._cards:
+            wanted = math.ceil(cpus / self._threads) if cpus > 1 else 1
+            return [self._cpu], float(min(wanted, self._cpu.size)), 1
+        places = [Place(card) for card in self._cards]
+        return places, min(gpus, 1.0), max(1, int(gpus))
+
+    def _take(self, spec: JobSpec) -> list[Hold] | None:
+        """Room for a job; idle workers that are in its way end, the longest idle first."""
+        places, share, count = self._wish(spec.gpus, spec.cpus)
+        holds = self._places.take(places, share, count, self._foreign)
+        idle = sorted((one for one in self._workers if one.job is None), key=lambda one: one.idle_since)
+        while holds is None and idle:
+            self._retire(idle.pop(0))
+            holds = self._places.take(places, share, count, self._foreign)
+        return holds
+
+    def _foreign(self, place: Place, used: float) -> str:
+        """Why a card is left alone: others use it without a lease, or it does not answer."""
+        card: Card | None = self._cards.get(place.id)
+        if card is None:
+            return ""
+        try:
+            memory = self._nvml.used(card)
+        except LookupError as error:
+            return str(error)
+        foreign = (memory - used * card.memory) / 2**30
+        if foreign > self.settings.foreign_memory:
+            return f"other processes use {foreign:.1f} GiB of it"
+        return ""
+
+    # -- looking ----------------------------------------------------------------------------------------------------
+
+    def _known(self, handle: Handle) -> str:
+        """The job's id; one of an earlier controller becomes ours."""
+        if handle["id"] not in self._jobs:
+            folder, attempt = Path(handle["folder"]), int(handle["attempt"])
+            job = _Job(folder, attempt)
+            with suppress(OSError, ValueError):
+                spec = read_job(folder)
+                job.spec = spec if spec.attempt == attempt else None
+            self._jobs[handle["id"]] = job
+        return str(handle["id"])
+
+    def _status(self, name: str) -> Status:
+        job = self._jobs[name]
+        if job.final is not None:
+            return job.final
+        if name in self._queue:
+            return Status(State.PENDING, reason="waits for a free place")
+        lease = read_lease(job.folder)
+        started = lease.get("started") if lease.get("attempt") == job.attempt else None
+        gpus = tuple(lease.get("gpus", ()))
+        if started is None:
+            return Status(State.PENDING, reason="its worker starts", gpus=gpus)
+        still = job.pulse.still
+        reason = f"no heartbeat for {still:.0f} s" if still > self.settings.stale_after else ""
+        return Status(State.RUNNING, reason=reason, started=started, gpus=gpus)
+
+    def _settled(self, name: str) -> bool:
+        return self._jobs[name].final is not None
+
+    def _process(self, name: str) -> tuple[int, float | None, str]:
+        """Pid, time of birth and tag of the process that runs a job."""
+        job = self._jobs[name]
+        if job.worker is not None:
+            return job.worker.process.pid, job.worker.born, job.worker.tag
+        lease = read_lease(job.folder)
+        return int(lease.get("pid", 0)), lease.get("born"), str(lease.get("tag", ""))
+
+    def _kill(self, name: str, kind: Kind, reason: str) -> None:
+        """End a job from outside, with all it started, and say so in its folder."""
+        log.warning("%s: %s", self._name(name), reason)
+        job = self._jobs[name]
+        pid, born, tag = self._process(name)
+        gone = processes.kill_tree(pid, born, tag)
+        if job.worker is not None and job.worker in self._workers:
+            self._workers.remove(job.worker)
+            job.worker.reap()
+        if not gone:
+            reason += "; a process of it does not end (it hangs in the kernel)"
+        self._say(name, kind, reason)
+
+    def _say(self, name: str, kind: Kind, reason: str) -> None:
+        """A job's end that its worker could not tell, in its folder unless it told after all."""
+        job = self._jobs[name]
+        started = read_lease(job.folder).get("started")
+        gpus = job.worker.gpus if job.worker else ()
+        try:
+            lease = Lease.take(job.folder)
+        except AlreadyRunningError as error:
+            self._end(name, Status(State.LOST, None, f"{reason}; {error}", kind=kind))
+            return
+        try:
+            if read_result(job.folder, job.attempt) is None:
+                told = {"kind": str(kind), "message": reason, "traceback": ""}
+                write_result(
+                    job.folder,
+                    job.attempt,
+                    "failed",
+                    error=told,
+                    seconds=None,
+                    host=self._host,
+                    gpus=list(gpus),
+                )
+        except OSError as failure:
+            log.warning("%s: its end cannot be written: %s", name, failure)
+        finally:
+            lease.close()
+        status = status_of(job.folder, job.attempt)
+        self._end(name, status or Status(State.EXITED, 1, reason, started, gpus, kind))
+
+    def _all_places(self) -> list[Place]:
+        return [Place(card) for card in self._cards] or [self._cpu]
+
+    def _title(self, place: Place) -> str:
+        card = self._cards.get(place.id)
+        return f"{card.name} {card.index}" if card else "CPU"
+
+    def _name(self, name: str) -> str:
+        job = self._jobs[name]
+        return (job.spec.name if job.spec else "") or job.folder.name

@@ -1,0 +1,46 @@
+"""Executors by name; YAML, record and words agree."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jdx import ROOT
+from launcher.factory import LauncherSettingsError, build, make_executor
+from launcher.gpu_pool import GpuPool
+from launcher.settings import PoolSettings
+
+
+def test_the_yaml_of_the_pool_is_its_defaults() -> None:
+    content = yaml.safe_load((ROOT / "conf" / "launcher" / "gpu_pool.yaml").read_text())
+    assert content == asdict(PoolSettings())
+    assert build(content) == PoolSettings()
+
+
+def test_the_pool_is_made_from_settings(tmp_path: Path) -> None:
+    executor = make_executor({"name": "gpu_pool", "leases": str(tmp_path / "leases"), "cpu_slots": 3})
+    assert isinstance(executor, GpuPool)
+    assert executor.settings.cpu_slots == 3
+    executor.close(kill=True)
+
+
+def test_every_fault_is_told_at_once() -> None:
+    wrong = {"name": "gpu_pool", "jobs_per_gpu": 0, "cpu_slot": 2, "idle_seconds": "soon"}
+    with pytest.raises(LauncherSettingsError) as caught:
+        build(wrong)
+    keys = {key for key, _, _ in caught.value.faults}
+    assert keys == {"launcher.jobs_per_gpu", "launcher.cpu_slot", "launcher.idle_seconds"}
+    assert "did you mean cpu_slots?" in str(caught.value)
+
+
+def test_contradicting_settings_are_told() -> None:
+    with pytest.raises(LauncherSettingsError, match="set one of them to 1"):
+        build({"name": "gpu_pool", "gpus_per_trial": 2, "jobs_per_gpu": 2})
+
+
+def test_an_unknown_executor_gets_the_list() -> None:
+    with pytest.raises(LauncherSettingsError, match="gpu_pool"):
+        build({"name": "gpupool"})
