@@ -25,7 +25,8 @@ from jdx.store import ENTRY, write_atomic
 
 log = logging.getLogger(__name__)
 
-ADAPTER_FILE = "pytorch_lora_weights.safetensors"
+ADAPTER_FILES = ("pytorch_lora_weights.safetensors", "vae_enhancer.safetensors")
+"""What a snapshot may hold for drawing."""
 MARKS = ("seeds.json", "trial.json")
 """One of these is there from a trial's beginning to its end: a folder without them holds nobody's trial."""
 RESULTS = (
@@ -82,19 +83,25 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def put_adapters(run_dir: Path, adapters: Adapters) -> None:
-    """adapters/NN/pytorch_lora_weights.safetensors; earlier snapshots below adapters/step_N/NN.
+    """adapters/NN/ with the files that drawing needs; earlier snapshots below adapters/step_N/NN.
 
     Linked where the file system allows (a set of adapters is large and is never edited in place), else copied.
     """
     for style, steps in adapters.steps.items():
         last = max(steps)
         for step, folder in steps.items():
-            target = run_dir / "adapters" / ("" if step == last else f"step_{step}") / style / ADAPTER_FILE
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(folder / ADAPTER_FILE, target)
-            except OSError:
-                shutil.copyfile(folder / ADAPTER_FILE, target)
+            target = run_dir / "adapters" / ("" if step == last else f"step_{step}") / style
+            target.mkdir(parents=True, exist_ok=True)
+            for name in ADAPTER_FILES:
+                if (folder / name).is_file():
+                    _link(folder / name, target / name)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def put_pictures(

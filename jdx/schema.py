@@ -145,6 +145,17 @@ class Blend:
 
 
 @record
+class Enhancer:
+    """VAE prompt enhancer (contest entry f-chen165/jittor--AI): a style's average picture as a bias of its prompts."""
+
+    enabled: bool
+    weight: Annotated[float, Field(ge=0.0, le=100.0)]  # text states + weight · out
+    lr: Annotated[float, Field(gt=0.0, le=1.0)]  # learning rate
+    zero: Literal["first", "last"]  # the convolution that starts at zero
+    branches: Literal["conditional", "both"]  # of classifier-free guidance, in drawing
+
+
+@record
 class Method:
     """Which parts a trial is composed of."""
 
@@ -155,6 +166,7 @@ class Method:
     init: Init
     blend: Blend
     styleid: StyleId
+    enhancer: Enhancer
 
 
 @record

@@ -246,9 +246,11 @@ def _adapters(bench: Bench, work: _Work) -> Adapters:
         prior_moments = {
             style: tuple(by_word[word] for word in words) for style, words in prior.words.items()
         }
+        # An enhancer sees the references as they are, whatever views training cuts from them.
+        whole = encode(bench, references, centre) if bench.config.method.enhancer.enabled else {}
     with watch("train"):
         specs = adapter_specs(bench, prior.captions)
-        adapters = adapt(bench, specs, moments, prior_moments)
+        adapters = adapt(bench, specs, moments, prior_moments, whole)
     work.add("train", {style: steps[max(steps)] for style, steps in adapters.steps.items()})
     for style, (step, reason) in adapters.failed.items():
         log.error("style %s stopped at step %d and is left out: %s", style, step, reason)

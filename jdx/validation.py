@@ -249,6 +249,7 @@ def _method_faults(trial: TrialConfig) -> list[Fault]:
     faults = []
     method, sampler = trial.method, trial.sampler
     faults += _prior_faults(trial)
+    faults += _enhancer_faults(trial)
     if method.init.picture != "none" and int(sampler.steps * method.init.strength) < 1:
         faults.append(
             Fault(
@@ -299,6 +300,17 @@ def _blend_faults(trial: TrialConfig) -> list[Fault]:
         faults.append(
             Fault("method.blend.c2f.share", "0.0", f"{remedy}: above 0, or method.blend.enabled=false")
         )
+    return faults
+
+
+def _enhancer_faults(trial: TrialConfig) -> list[Fault]:
+    enhancer, faults = trial.method.enhancer, []
+    if enhancer.enabled and not trial.method.train:
+        remedy = "has no effect without training: false, or method.train=true"
+        faults.append(Fault("method.enhancer.enabled", "true", remedy))
+    if enhancer.enabled and enhancer.weight == 0:
+        remedy = "would learn nothing and add nothing: above 0 (0.01 as published), or method.enhancer.enabled=false"
+        faults.append(Fault("method.enhancer.weight", "0.0", remedy))
     return faults
 
 

@@ -72,6 +72,18 @@ class LoraSpec:
 
 
 @dataclass(frozen=True)
+class EnhancerSpec:
+    """VAE prompt enhancer of one style, trained with its adapter: text states + weight · out (jdx/methods/enhancer.py).
+
+    zero: the convolution that starts at zero, "first" as published or "last".
+    """
+
+    weight: float
+    lr: float
+    zero: Literal["first", "last"]
+
+
+@dataclass(frozen=True)
 class AdapterSpec:
     """One adapter of the stack: whose it is, its size and how fast it learns. Every number may differ in a stack."""
 
@@ -92,6 +104,7 @@ class AdapterSpec:
         0  # steps before this network's adapter begins to learn, with a fresh optimiser and schedule
     )
     text_encoder_start: int = 0
+    enhancer: EnhancerSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +127,8 @@ class TrainJob:
     """Train all `adapters` together on one frozen base, and write a snapshot of each at every step in `snapshots`.
 
     moments[style] is the folder that `encode` wrote for it; prior_moments[style] the folders with its class pictures,
-    in the order of its prior_captions.
+    in the order of its prior_captions. enhancer_moments[style] is the folder of what its enhancer sees, where it has
+    one: one view of each whole reference.
     resume[style] is a snapshot folder to continue from (all of a job's styles resume at `start_step` or none does).
     batch_size: instance samples per style and step (and as many class samples when prior_weight > 0).
     micro_batch: samples in one pass, 0 = chosen by memory; never changes the result beyond rounding.
@@ -132,6 +146,7 @@ class TrainJob:
     eps: float = 1e-8
     dropout: float = 0.0
     prior_moments: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    enhancer_moments: Mapping[str, Path] = field(default_factory=dict)
     resume: Mapping[str, Path] = field(default_factory=dict)
     start_step: int = 0
     micro_batch: int = 0
@@ -195,6 +210,7 @@ class StyleDrawJob:
     init: InitSpec | None = None
     lora_scale: float = 1.0
     blend: BlendSpec | None = None
+    enhanced: Literal["conditional", "both"] = "conditional"  # what an enhancer of the adapter acts on
 
 
 @dataclass(frozen=True)

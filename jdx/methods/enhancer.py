@@ -73,6 +73,10 @@ class Form:
         """P, the number of parameters: 42,387 for SD 2.1."""
         return sum(math.prod(shape) for shape in self.shapes.values())
 
+    def named(self, vector: Tensor) -> dict[str, Tensor]:
+        """One style's parameters (P,) by name, as views."""
+        return {name: part[0] for name, part in unpack(vector[None], self).items()}
+
 
 def features(mean: Tensor, std: Tensor, form: Form) -> Tensor:
     """What the enhancer sees of a style, (2C, 2·rows, 2·columns): its averaged moments, deviation before mean.

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from jdx.backends.base import AdapterSpec, LoraSpec, ScheduleSpec, TrainJob
+from jdx.backends.base import AdapterSpec, EnhancerSpec, LoraSpec, ScheduleSpec, TrainJob
 from jdx.methods.prompts import write
 from jdx.methods.schedule import PREFIX_SAFE
 from jdx.schema import NetworkLora, Optim
@@ -40,6 +40,7 @@ class _Order:
     specs: Mapping[str, AdapterSpec]
     moments: Mapping[str, Path]
     prior_moments: Mapping[str, tuple[Path, ...]]
+    enhancer_moments: Mapping[str, Path]
     recipes: Mapping[str, dict[str, Any]]
     keys: Mapping[str, str]
     wanted: list[int]
@@ -52,7 +53,7 @@ def part_name(step: int) -> str:
 
 def adapter_specs(bench: Bench, prior: Mapping[str, tuple[str, ...]]) -> dict[str, AdapterSpec]:
     """One adapter per style; prior: captions of its class pictures, when there are any."""
-    config = bench.config
+    config, enhancer = bench.config, bench.config.method.enhancer
     specs = {}
     for style in bench.challenge.styles:
         template = config.method.prompts.train
@@ -71,6 +72,7 @@ def adapter_specs(bench: Bench, prior: Mapping[str, tuple[str, ...]]) -> dict[st
             prior_weight=config.method.prior.weight if style.id in prior else 0.0,
             prior_fraction=config.method.prior.fraction if style.id in prior else None,
             min_snr_gamma=config.train.min_snr_gamma,
+            enhancer=EnhancerSpec(enhancer.weight, enhancer.lr, enhancer.zero) if enhancer.enabled else None,
         )
     return specs
 
@@ -97,13 +99,16 @@ def adapt(
     specs: Mapping[str, AdapterSpec],
     moments: Mapping[str, Path],
     prior_moments: Mapping[str, tuple[Path, ...]],
+    enhancer_moments: Mapping[str, Path],
 ) -> Adapters:
     """Train what the store lacks, publish every snapshot as it is written, return the wanted ones."""
     store, train = bench.store, bench.config.train
     wanted = sorted({*train.snapshots, train.steps})
-    recipes = {style: _recipe(bench, spec, moments, prior_moments) for style, spec in specs.items()}
+    recipes = {
+        style: _recipe(bench, spec, moments, prior_moments, enhancer_moments) for style, spec in specs.items()
+    }
     keys = {style: key_of(recipe) for style, recipe in recipes.items()}
-    order = _Order(specs, moments, prior_moments, recipes, keys, wanted)
+    order = _Order(specs, moments, prior_moments, enhancer_moments, recipes, keys, wanted)
     result = Adapters()
     lacking = [s for s in specs if any(store.claim(STAGE, keys[s], part_name(n)) is None for n in wanted)]
     if lacking:
@@ -127,6 +132,7 @@ def _recipe(
     spec: AdapterSpec,
     moments: Mapping[str, Path],
     prior_moments: Mapping[str, tuple[Path, ...]],
+    enhancer_moments: Mapping[str, Path],
 ) -> dict[str, Any]:
     """Everything that shapes one style's training."""
     config = bench.config
@@ -136,6 +142,7 @@ def _recipe(
         "adapter": asdict(spec),
         "moments": moments[spec.style].name,
         "prior_moments": [folder.name for folder in prior_moments.get(spec.style, ())],
+        "enhancer_moments": enhancer_moments[spec.style].name if spec.style in enhancer_moments else None,
         "schedule": asdict(_schedule(config.optim)),
         "horizon": None if config.optim.schedule in PREFIX_SAFE else config.train.steps,
         "batch": [config.train.batch_size, config.train.accumulation],
@@ -193,6 +200,7 @@ def _job(bench: Bench, order: _Order, leg: tuple[int, int], styles: list[str]) -
         eps=config.optim.eps,
         dropout=config.lora.dropout,
         prior_moments={s: order.prior_moments[s] for s in styles if s in order.prior_moments},
+        enhancer_moments={s: order.enhancer_moments[s] for s in styles if s in order.enhancer_moments},
         resume=last if start else {},
         start_step=start,
         micro_batch=config.backend.micro_batch,

@@ -114,7 +114,8 @@ def start_pictures(bench: Bench, styles: list[str], work: Path) -> dict[str, Ini
 def generate(bench: Bench, adapters: Mapping[str, Path | None], seeds: Seeds) -> dict[str, Path]:
     """{style: folder of PNGs} for {style: adapter folder, or None for the untouched base}."""
     sampler = bench.config.sampler
-    negative = sampler.negative_prompt if sampler.guidance_scale > 1.0 else ""  # else it changes nothing
+    guided, enhancer = sampler.guidance_scale > 1.0, bench.config.method.enhancer
+    negative = sampler.negative_prompt if guided else ""  # else it changes nothing
     with bench.store.workspace() as work:
         starts = start_pictures(bench, list(adapters), work)
         jobs = {
@@ -127,6 +128,7 @@ def generate(bench: Bench, adapters: Mapping[str, Path | None], seeds: Seeds) ->
                 init=starts.get(style),
                 blend=_blend(bench),
                 lora_scale=1.0 if adapter is None else sampler.lora_scale,
+                enhanced=enhancer.branches if enhancer.enabled and guided else "conditional",
             )
             for style, adapter in adapters.items()
         }

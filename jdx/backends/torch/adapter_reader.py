@@ -50,7 +50,7 @@ def load_adapter(path: Path, models: Models) -> Adapter:
         faults = [Fault("keys", "none", "the file holds no LoRA weights")]
     if faults:
         raise ConfigError(_shortened(faults), what=f"adapter {file}")
-    return Adapter(networks["unet"], networks["text_encoder"], _section(config, "jdx"))
+    return Adapter(networks["unet"], networks["text_encoder"], metadata=_section(config, "jdx"))
 
 
 def _linears(models: Models, network: str) -> dict[str, nn.Linear]:

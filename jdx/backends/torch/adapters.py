@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import safetensors.torch
 from torch import Tensor
 
 from jdx._version import __version__
+from jdx.backends.torch.enhancer import Enhancer, save_enhancer
 from jdx.backends.torch.files import write_bytes
 from jdx.backends.torch.lora_keys import TEXT_PREFIX, canonical_te_path, memory_te_path
 
@@ -47,17 +48,21 @@ class LoraPair:
 class Adapter:
     """All that a style has learnt, a field for each trained part (`parts.Part.result`).
 
-    unet, text_encoder: {module path: pair}; text paths are canonical (`text_model.`).
+    unet, text_encoder: {module path: pair}; text paths are canonical (`text_model.`). enhancer: of the text states.
     """
 
     unet: Mapping[str, LoraPair] = field(default_factory=dict)
     text_encoder: Mapping[str, LoraPair] = field(default_factory=dict)
+    enhancer: Enhancer | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_adapter(folder: Path, adapter: Adapter) -> None:
     """Write each part of an adapter into `folder`, in the file that other tools expect it in."""
     save_adapter(folder, adapter.unet, adapter.text_encoder, adapter.metadata)
+    if adapter.enhancer is not None:
+        about = {**adapter.metadata, **adapter.enhancer.metadata}
+        save_enhancer(folder, replace(adapter.enhancer, metadata=about))
 
 
 def save_adapter(

@@ -99,6 +99,7 @@ class Pass:
     s: Tensor  # (K·m, 1, 1, 1), √(1 − ᾱ_t)
     captions: Tensor  # (K·m,) int64, rows of the caption table
     keys: Tensor  # (K·m,) int64, of the dropout masks
+    prior: Tensor  # (K·m,) bool: a class sample
     weights: Tensor  # (K, m), of each sample's squared error in its style's loss
 
     def to(self, device: torch.device) -> Pass:
@@ -129,13 +130,13 @@ class Drawer:
         per_step = sum(not sample.prior for samples in self.plan for sample in samples)
         T = len(self.noising.alphas_cumprod)
         drawn = [_draw(source, step, sample, per_step, T) for source in self.sources for sample in samples]
-        latents, noise, t, captions, keys = zip(*drawn, strict=True)
+        latents, noise, t, captions, keys, prior = zip(*drawn, strict=True)
         shares = torch.tensor(
             [[s.prior_weight if sample.prior else 1.0 for sample in samples] for s in self.sources],
             dtype=torch.float64,
         )
         weights = shares / per_step * self._level_weights(torch.tensor(t)).view(shares.shape)
-        return self._tensors(np.stack(latents), np.stack(noise), (t, captions, keys), weights)
+        return self._tensors(np.stack(latents), np.stack(noise), (t, captions, keys, prior), weights)
 
     def _level_weights(self, t: Tensor) -> Tensor:
         """Each sample's weight for its own time step: instance and class samples alike, row by row."""
@@ -156,7 +157,7 @@ class Drawer:
         weights: Tensor,
     ) -> Pass:
         dtype = self.noising.dtype
-        t, captions, keys = (torch.tensor(n, dtype=torch.int64) for n in numbers)
+        t, captions, keys, prior = (torch.tensor(n, dtype=torch.int64) for n in numbers)
         a, s = diffusion.amplitudes(self.noising.alphas_cumprod, t)
         return Pass(
             latents=((torch.from_numpy(latents) - self.noising.shift) * self.noising.scaling).to(dtype),
@@ -166,14 +167,15 @@ class Drawer:
             s=s.to(dtype)[:, None, None, None],
             captions=captions,
             keys=keys,
+            prior=prior.bool(),
             weights=weights.to(dtype),
         )
 
 
 def _draw(
     source: Source, step: int, sample: Sample, per_step: int, T: int
-) -> tuple[Doubles, Floats, int, int, int]:
-    """(posterior sample, noise, time step, caption row, dropout key) of one sample."""
+) -> tuple[Doubles, Floats, int, int, int, bool]:
+    """(posterior sample, noise, time step, caption row, dropout key, class sample or not) of one sample."""
     who = (source.seed, source.style)
     name = (*who, step, sample.i)
     share = source.prior_fraction
@@ -188,7 +190,8 @@ def _draw(
     latent = mean + std.astype(np.float64) * draws.normal(mean.shape, *name, kind + "posterior")
     noise = draws.normal(mean.shape, *name, kind + "noise")
     t = draws.integer(T, *name, kind + "timestep")
-    return latent, noise, t, pictures.captions[which], draws.integer(2**32, *name, kind + "dropout")
+    key = draws.integer(2**32, *name, kind + "dropout")
+    return latent, noise, t, pictures.captions[which], key, prior
 
 
 @contextmanager

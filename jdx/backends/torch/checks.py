@@ -111,6 +111,11 @@ def _adapter(adapter: AdapterSpec) -> Iterator[Fault]:
             yield Fault(f"{of}{name}_lr", str(lr), "must be a finite number of at least 0")
     if not (math.isfinite(adapter.weight_decay) and adapter.weight_decay >= 0):
         yield Fault(of + "weight_decay", str(adapter.weight_decay), "must be a finite number of at least 0")
+    if (enhancer := adapter.enhancer) is not None:
+        if not (math.isfinite(enhancer.weight) and enhancer.weight > 0):
+            yield Fault(of + "enhancer.weight", str(enhancer.weight), "must be a finite number above 0")
+        if not (math.isfinite(enhancer.lr) and enhancer.lr >= 0):
+            yield Fault(of + "enhancer.lr", str(enhancer.lr), "must be a finite number of at least 0")
     if adapter.max_grad_norm is not None and not adapter.max_grad_norm > 0:
         yield Fault(
             of + "max_grad_norm", str(adapter.max_grad_norm), "must be above 0, or null for no clipping"
@@ -161,6 +166,10 @@ def _pictures(job: TrainJob, adapter: AdapterSpec, channels: int) -> Iterator[Fa
     own = job.moments.get(adapter.style)
     folders: tuple[Path, ...] = () if own is None else (own,)
     yield from _moments(f"moments of {adapter.style}", folders, len(adapter.captions), channels)
+    if adapter.enhancer is not None:
+        seen = job.enhancer_moments.get(adapter.style)
+        folders = () if seen is None else (seen,)
+        yield from _moments(f"enhancer_moments of {adapter.style}", folders, len(adapter.captions), channels)
     if has_prior(adapter):
         folders = job.prior_moments.get(adapter.style, ())
         captions = len(adapter.prior_captions)

@@ -19,6 +19,7 @@ from jdx.backends.base import GenerateJob, InitSpec, OnStyle, PictureSpec, Style
 from jdx.backends.torch.adapter_reader import load_adapter
 from jdx.backends.torch.blend import Blending, blend_faults, branch_weights
 from jdx.backends.torch.devices import in_batches, pictures_that_fit
+from jdx.backends.torch.enhancer import add, load_enhancer
 from jdx.backends.torch.merge import merge, unet_weights
 from jdx.backends.torch.models import Models
 from jdx.backends.torch.pictures import PictureWriter, to_pixels
@@ -109,13 +110,17 @@ def _finish(style: str, folder: Path, files: list[Future[None]], on_style: OnSty
 
 @dataclass(frozen=True)
 class Prepared:
-    """What all batches of a style share: text embeddings by prompt, and the start picture's posterior."""
+    """What all batches of a style share: text embeddings by prompt, and the start picture's posterior.
+
+    biases: what an enhancer adds to the prompts' and to the negatives' embeddings, (tokens, width) or nothing.
+    """
 
     style: StyleDrawJob
     folder: Path
     text: dict[str, Tensor]
     coarse_text: dict[str, Tensor]
     moments: tuple[Tensor, Tensor] | None
+    biases: tuple[Tensor | None, Tensor | None] = (None, None)
 
 
 @dataclass
@@ -139,7 +144,7 @@ class Drawer:
             adapted.enter_context(self._adapted(style))
             text = self._embeddings([word for one in todo for word in (one.prompt, one.negative_prompt)])
             moments = self._start_moments(style.init) if style.init is not None else None
-            ready = Prepared(style, folder, text, coarse_text, moments)
+            ready = Prepared(style, folder, text, coarse_text, moments, self._biases(style))
             batch = partial(self._batch, ready=ready)
             size = self._batch_size(len(todo), blended=style.blend is not None)
             started = in_batches(todo, size, batch, f"drawing style {style.style}")
@@ -196,6 +201,14 @@ class Drawer:
         with merge(self.models, adapter):
             return self._embeddings(texts)
 
+    def _biases(self, style: StyleDrawJob) -> tuple[Tensor | None, Tensor | None]:
+        """`Prepared.biases`; StyleBlend's coarse branch, which has prompts of its own, gets none."""
+        enhancer = load_enhancer(style.adapter, self.models) if style.adapter is not None else None
+        if enhancer is None:
+            return None, None
+        bias = enhancer.bias().to(self.models.device)
+        return bias, bias if style.enhanced == "both" else None
+
     def _start_moments(self, init: InitSpec) -> tuple[Tensor, Tensor]:
         """Posterior of the start picture, resized to the exact square (bicubic) if it has another size."""
         size = (self.job.resolution, self.job.resolution)
@@ -224,6 +237,10 @@ class Drawer:
         """The pictures' clean latents; both branches start from the same ones, and the fine one's are kept."""
         text = torch.stack([ready.text[picture.prompt] for picture in pictures])
         negative = torch.stack([ready.text[picture.negative_prompt] for picture in pictures])
+        text, negative = (
+            states if bias is None else add(states, bias)
+            for states, bias in zip((text, negative), ready.biases, strict=True)
+        )
         scale, blend = self.job.sampler.guidance_scale, ready.style.blend
         if blend is None:
             return sample(self.models, run, latents, text, negative, scale)

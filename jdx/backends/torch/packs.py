@@ -53,7 +53,7 @@ def alike(adapters: Sequence[AdapterSpec]) -> list[tuple[AdapterSpec, ...]]:
     """Adapters grouped by what a pass over them looks like, in order of first appearance."""
     groups: dict[tuple[object, ...], list[AdapterSpec]] = {}
     for adapter in adapters:
-        passes = (adapter.prior_weight > 0, adapter.text_encoder.rank > 0)
+        passes = (adapter.prior_weight > 0, adapter.text_encoder.rank > 0, adapter.enhancer is not None)
         groups.setdefault((*passes, *windows_of(adapter).values()), []).append(adapter)
     return [tuple(group) for group in groups.values()]
 
@@ -80,12 +80,20 @@ def plan(
 
 def windows_of(adapter: AdapterSpec) -> dict[str, Window]:
     """The steps in which each part of an adapter learns, by the part's name."""
-    return {"unet": Window(adapter.unet_start), "text_encoder": Window(adapter.text_encoder_start)}
+    return {
+        "unet": Window(adapter.unet_start),
+        "text_encoder": Window(adapter.text_encoder_start),
+        "enhancer": Window(),
+    }
 
 
 def trained_windows(adapter: AdapterSpec) -> dict[str, Window]:
     """`windows_of`, without the parts that this adapter does not have."""
-    has = {"unet": adapter.unet.rank > 0, "text_encoder": adapter.text_encoder.rank > 0}
+    has = {
+        "unet": adapter.unet.rank > 0,
+        "text_encoder": adapter.text_encoder.rank > 0,
+        "enhancer": adapter.enhancer is not None,
+    }
     return {name: window for name, window in windows_of(adapter).items() if has[name]}
 
 

@@ -19,6 +19,7 @@ from jdx.backends.torch.adapters import canonical_te_path
 from jdx.backends.torch.batches import Drawer, Noising, Pictures, Sample, Source
 from jdx.backends.torch.checks import MOMENTS
 from jdx.backends.torch.dropout import KeyedDropout
+from jdx.backends.torch.enhancer_part import EnhancerPart
 from jdx.backends.torch.models import Models
 from jdx.backends.torch.packs import windows_of
 from jdx.backends.torch.parts import Part
@@ -77,7 +78,17 @@ def _text_encoder(of: Making) -> Part | None:
     return stack
 
 
-MAKERS: Mapping[str, Callable[[Making], Part | None]] = {"unet": _unet, "text_encoder": _text_encoder}
+def _enhancer(of: Making) -> Part | None:
+    if of.adapters[0].enhancer is None:
+        return None
+    return EnhancerPart(of.models, of.adapters, of.job.enhancer_moments)
+
+
+MAKERS: Mapping[str, Callable[[Making], Part | None]] = {
+    "unet": _unet,
+    "text_encoder": _text_encoder,
+    "enhancer": _enhancer,
+}
 """Makes each part of a pack, or None when none of its styles has it."""
 
 

@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from jdx import trial, validation
-from jdx.backends.base import BlendSpec, CropSpec, LoraSpec, SamplerSpec, ScheduleSpec, StyleIdSpec
+from jdx.backends.base import (
+    BlendSpec,
+    CropSpec,
+    EnhancerSpec,
+    LoraSpec,
+    SamplerSpec,
+    ScheduleSpec,
+    StyleIdSpec,
+)
 from tests.configs import compose_plain
 from tests.data.sets import make_style, noise
 from tests.jdx.stages.recorder import Recorder, paint
@@ -25,6 +33,8 @@ EVERYTHING = (
     "method.blend.f2c.layers=['2']", "method.blend.f2c.share=0.4", "method.blend.coarse.prompt=bare {object}",
     "method.blend.coarse.negative_prompt=dim", "method.blend.coarse.lora_scale=0.2",
     "method.styleid.layers=['8','9']", "method.styleid.gamma=0.3", "method.styleid.temperature=1.2",
+    "method.enhancer.enabled=true", "method.enhancer.weight=0.03", "method.enhancer.lr=0.04",
+    "method.enhancer.zero=first", "method.enhancer.branches=both",
     "method.styleid.steps=7", "method.styleid.start_step=2", "method.styleid.adain=false",
     "lora.rank=3", "lora.unet.alpha=5.0", "lora.unet.targets=[to_q]", "lora.text_encoder.rank=2",
     "lora.text_encoder.targets=[k_proj]", "lora.dropout=0.1",
@@ -87,21 +97,23 @@ def test_training_gets_what_the_settings_say(lab: Lab) -> None:
     assert (adapter.unet_lr, adapter.text_encoder_lr) == (0.02, 0.03)
     assert adapter.min_snr_gamma == 4.0
     assert (adapter.weight_decay, adapter.max_grad_norm, adapter.prior_weight) == (0.4, 0.9, 0.7)
+    assert adapter.enhancer == EnhancerSpec(weight=0.03, lr=0.04, zero="first")
     assert job.snapshots == (2, 5, 6)
     assert job.schedule == ScheduleSpec("constant", 1)
     assert (job.batch_size, job.accumulation, job.micro_batch, job.log_every) == (2, 3, 9, 4)
     assert (job.betas, job.eps, job.dropout) == ((0.7, 0.8), 1e-5, 0.1)
     assert set(job.moments) == set(job.prior_moments) == {"00", "05"}
-    assert job.moments["05"] not in job.prior_moments["05"]
+    assert len({job.moments["05"], *job.prior_moments["05"], job.enhancer_moments["05"]}) == 6
     (decaying,) = lab.run(*EVERYTHING, "train.snapshots=[]", "optim.schedule=cosine")[0].trained
     assert (decaying.schedule.name, decaying.schedule_steps) == ("cosine", 6)
 
 
 def test_views_are_cut_as_the_settings_say_and_class_pictures_at_the_centre(lab: Lab) -> None:
     notes, _ = lab.run(*EVERYTHING)
-    own, prior = notes.encoded
+    own, prior, whole = notes.encoded
     assert own.crop == CropSpec(72, scale=1.5, random=True, variants=3, flip=0.25, rotation=9.0, seed=11)
     assert prior.crop == CropSpec(72, scale=1.0, random=False, variants=1, flip=0.0, seed=0)
+    assert (whole.crop, whole.pictures) == (prior.crop, own.pictures)  # what an enhancer sees
     captions = notes.trained[0].adapters[1].captions
     assert [Path(p).stem.strip("_").replace("_", " ") for p in own.pictures["05"]] == [
         caption.removeprefix("a ").removesuffix(" by 05") for caption in captions
@@ -192,7 +204,7 @@ def test_drawing_gets_what_the_settings_say(lab: Lab) -> None:
     assert [p.coarse_prompt for p in style.pictures] == ["bare dog", "bare ice cream"]
     assert {p.coarse_negative for p in style.pictures} == {"dim"}
     assert style.blend == BlendSpec(("5",), 0.7, ("2",), 0.4, None, 0.2)
-    assert style.lora_scale == 0.8
+    assert (style.lora_scale, style.enhanced) == (0.8, "both")
     assert style.adapter is not None
     assert style.adapter.name == "0000006"
     assert style.init is not None
@@ -224,13 +236,16 @@ CHANGES = {
         "lora.dropout=0.2", "lora.unet.alpha=6.0", "lora.text_encoder.rank=1", "method.prior.weight=0.5",
         "method.prior.caption=one {object}", "method.prompts.train=the {object} by {style}", "optim.unet.lr=0.01",
         "optim.betas=[0.7,0.9]", "optim.eps=1e-6", "optim.weight_decay=0.3", "optim.max_grad_norm=null",
-        "optim.warmup_steps=2", "train.min_snr_gamma=null", "train.batch_size=1", "train.accumulation=1",
+        "method.enhancer.weight=0.02", "method.enhancer.lr=0.05", "method.enhancer.zero=last",
+        "method.enhancer.enabled=false", "optim.warmup_steps=2", "train.min_snr_gamma=null",
+        "train.batch_size=1", "train.accumulation=1",
     ),
     "generate": (
         "sampler.negative_prompt=dull", "sampler.lora_scale=0.7", "sampler.seed=14", "sampler.steps=6",
         "method.blend.c2f.layers=['6']", "method.blend.c2f.share=0.5", "method.blend.f2c.layers=['1']",
         "method.blend.f2c.share=0.3", "method.blend.coarse.prompt=some {object}", "method.blend.enabled=false",
-        "method.blend.coarse.negative_prompt=null", "method.blend.coarse.lora_scale=0.4",
+        "method.enhancer.branches=conditional", "method.blend.coarse.negative_prompt=null",
+        "method.blend.coarse.lora_scale=0.4",
         "sampler.name=ddim", "sampler.resolution=88", "method.init.strength=0.8", "method.init.picture=none",
     ),
     "stylise": (
