@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
 from hydra.errors import HydraException
@@ -13,7 +14,7 @@ from hydra.errors import HydraException
 from jdx import ROOT
 from jdx.errors import ConfigError, Fault
 from jdx.schema import TrialConfig, is_text, leaves
-from jdx.validation import did_you_mean
+from jdx.validation import FOREIGN, did_you_mean
 
 CONF = ROOT / "conf"
 TEXTS = {key for key, field in leaves(TrialConfig).items() if is_text(field)} | {
@@ -82,12 +83,23 @@ def check_overrides(arguments: Sequence[str]) -> None:
 
 
 def _key_faults(override: Override) -> list[Fault]:
-    key, names = override.key_or_group, set(leaves()) | _groups().keys()
+    key, names = override.key_or_group, set(leaves()) | _groups().keys() | _foreign()
     if key in names or key.startswith("hydra"):
         return []
     return [
         Fault(key, override.get_value_element_as_str(), f"no such setting{did_you_mean(key, sorted(names))}")
     ]
+
+
+@cache
+def _foreign() -> set[str]:
+    """Settings of the groups that are no part of a trial, as their files name them."""
+    return {
+        f"{group}.{name}"
+        for group in FOREIGN
+        for path in (CONF / group).glob("*.yaml")
+        for name in yaml.safe_load(path.read_text(encoding="utf-8"))
+    }
 
 
 def _option_faults(override: Override) -> list[Fault]:

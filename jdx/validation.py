@@ -15,12 +15,16 @@ from jdx.errors import ConfigError, Fault
 from jdx.methods.schedule import PREFIX_SAFE
 from jdx.schema import TrialConfig, leaves, plain
 
+FOREIGN = ("launcher",)
+"""Groups that the sweeper reads; `launcher.factory.build` checks them."""
+
 
 def build(config: Mapping[str, Any]) -> TrialConfig:
-    """Check a plain nested mapping and return the trial's record.
+    """Check a plain nested mapping and return the trial's record; where it is launched is no part of a trial.
 
     Raises: ConfigError with every fault; cross-field faults are looked for only where the fields themselves are right.
     """
+    config = {key: value for key, value in config.items() if key not in FOREIGN}
     faults = [
         Fault(key, "???", "this setting has no default: give it a value on the command line or in conf/local")
         for key in _missing(config)

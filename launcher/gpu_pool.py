@@ -85,7 +85,7 @@ class GpuPool(Executor):
         self._drive()
         if self._queue:
             return 0
-        gpus = self.settings.gpus_per_job if like is None else like.gpus
+        gpus = 1.0 if like is None else like.gpus
         places, share, count = self._wish(gpus, 1 if like is None else like.cpus)
         used = self._places.used(places)
         for worker in self._workers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -12,20 +12,39 @@ Seconds = Annotated[float, Field(gt=0, le=10_000_000)]
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
-class PoolSettings:
-    """The local pool of GPUs, or of CPU slots where there are none."""
+class JobSettings:
+    """What every trial asks for, wherever it runs: the settings that all of conf/launcher has in common."""
 
-    name: Literal["gpu_pool"] = "gpu_pool"
     gpus_per_trial: Annotated[int, Field(ge=0, le=64)] = 1
     """Cards of one job; 0 = a CPU slot."""
     jobs_per_gpu: Annotated[int, Field(ge=1, le=64)] = 1
     """Jobs that share one card; each gets that share of its memory."""
+    cpus_per_trial: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Cores of one job; the local pool also takes them as its threads when there are more than one."""
+    timeout: Seconds | None = None
+    """Seconds that a job may run."""
+
+    def __post_init__(self) -> None:
+        if self.jobs_per_gpu > 1 and self.gpus_per_trial > 1:
+            raise ValueError(
+                f"jobs_per_gpu = {self.jobs_per_gpu} with gpus_per_trial = {self.gpus_per_trial}: "
+                "a job has a share of one card, or several whole ones; set one of them to 1"
+            )
+
+    @property
+    def gpus(self) -> float:
+        """`JobSpec.gpus` of a trial."""
+        return self.gpus_per_trial / self.jobs_per_gpu
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class PoolSettings:
+    """The local pool of GPUs, or of CPU slots where there are none."""
+
     cpu_slots: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Jobs at once where there is no GPU; null = half the cores."""
     threads_per_job: Annotated[int, Field(ge=1, le=4096)] | None = None
     """OMP_NUM_THREADS of a job; null = cores / slots, or what the environment says."""
-    timeout: Seconds | None = None
-    """Seconds that a job may run."""
     leases: str | None = None
     """Folder of the machine-wide leases; null = JDX_LEASES, or jdx-leases in the folder of temporary files."""
     warm: bool = True
@@ -44,17 +63,3 @@ class PoolSettings:
     """Seconds without a heartbeat before it is killed."""
     probe_every: Seconds = 60.0
     """Seconds between two probes of a card that failed."""
-
-    @property
-    def gpus_per_job(self) -> float:
-        """`JobSpec.gpus` of a trial."""
-        return (
-            float(self.gpus_per_trial) if self.jobs_per_gpu == 1 else self.gpus_per_trial / self.jobs_per_gpu
-        )
-
-    def __post_init__(self) -> None:
-        if self.jobs_per_gpu > 1 and self.gpus_per_trial > 1:
-            raise ValueError(
-                f"jobs_per_gpu = {self.jobs_per_gpu} with gpus_per_trial = {self.gpus_per_trial}: "
-                "a job has a share of one card, or several whole ones; set one of them to 1"
-            )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,18 @@ __all__ = ["postgres_server", "postgres_url", "tiny_sd", "tiny_sd_eps"]
 # On tensors this small a second thread wins nothing, and on a busy machine OpenMP's threads spin waiting for
 # each other: the same test took 1.6 s with one thread and 38 s with two.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_leases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Cards and CPU slots are leased machine-wide: tests must not wait for each other's, nor for a user's."""
+    before = os.environ.get("JDX_LEASES")
+    os.environ["JDX_LEASES"] = str(tmp_path_factory.mktemp("leases"))
+    yield
+    if before is None:
+        del os.environ["JDX_LEASES"]
+    else:
+        os.environ["JDX_LEASES"] = before
 
 
 @pytest.fixture(scope="session")

@@ -69,3 +69,9 @@ def test_unknown_options_and_unreadable_values_are_told_with_the_rest() -> None:
 )
 def test_what_is_right_or_only_hydra_can_know_passes(words: list[str]) -> None:
     check_overrides(words)
+
+
+def test_settings_of_the_launcher_are_known_and_their_misspellings_told() -> None:
+    check_overrides(["launcher=gpu_pool", "launcher.jobs_per_gpu=2"])
+    with pytest.raises(ConfigError, match=r"did you mean launcher\.jobs_per_gpu"):
+        check_overrides(["launcher.job_per_gpu=2"])

@@ -11,13 +11,20 @@ import yaml
 from jdx import ROOT
 from launcher.factory import LauncherSettingsError, build, make_executor
 from launcher.gpu_pool import GpuPool
-from launcher.settings import PoolSettings
+from launcher.settings import JobSettings, PoolSettings
 
 
 def test_the_yaml_of_the_pool_is_its_defaults() -> None:
     content = yaml.safe_load((ROOT / "conf" / "launcher" / "gpu_pool.yaml").read_text())
-    assert content == asdict(PoolSettings())
-    assert build(content) == PoolSettings()
+    assert content == {"name": "gpu_pool", **asdict(JobSettings()), **asdict(PoolSettings())}
+    launch = build(content)
+    assert (launch.name, launch.job, launch.own) == ("gpu_pool", JobSettings(), PoolSettings())
+
+
+def test_jobs_that_share_a_card_ask_for_a_part_of_it() -> None:
+    assert build({"name": "gpu_pool", "jobs_per_gpu": 4}).job.gpus == 0.25
+    assert build({"name": "gpu_pool", "gpus_per_trial": 2}).job.gpus == 2.0
+    assert build({"name": "gpu_pool", "gpus_per_trial": 0}).job.gpus == 0.0
 
 
 def test_the_pool_is_made_from_settings(tmp_path: Path) -> None:
