@@ -84,6 +84,23 @@ class EnhancerSpec:
 
 
 @dataclass(frozen=True)
+class TokensSpec:
+    """Textual inversion (Gal et al. 2022): a word of a style's own, `vectors` embeddings learnt from its captions.
+
+    token: the word as captions and prompts say it; of several vectors the first has this name and the others
+    TOKEN_1, TOKEN_2, ..., and a text that says TOKEN means all of them. init: the word that it starts from.
+    steps: after so many steps it stays as it is; None = it learns to the end.
+    """
+
+    token: str
+    vectors: int
+    init: str
+    lr: float
+    weight_decay: float = 1e-2
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
 class AdapterSpec:
     """One adapter of the stack: whose it is, its size and how fast it learns. Every number may differ in a stack."""
 
@@ -105,6 +122,7 @@ class AdapterSpec:
     )
     text_encoder_start: int = 0
     enhancer: EnhancerSpec | None = None
+    tokens: TokensSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -312,7 +330,10 @@ class Backend(ABC):
     def train(
         self, job: TrainJob, out: Path, progress: Progress, on_snapshot: OnSnapshot, on_losses: OnLosses
     ) -> TrainOutcome:
-        """Write out/STYLE/STEP/ with pytorch_lora_weights.safetensors, state.safetensors and losses.csv (step,loss)."""
+        """Write out/STYLE/STEP/ with state.safetensors, losses.csv (step,loss) and the file of each trained part.
+
+        Files: pytorch_lora_weights.safetensors for LoRA, learned_embeds.safetensors for a learnt word.
+        """
 
     @abstractmethod
     def generate(self, job: GenerateJob, out: Path, progress: Progress, on_style: OnStyle) -> None:

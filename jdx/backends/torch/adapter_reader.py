@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from jdx.backends.torch import token_files
 from jdx.backends.torch.adapters import FILE, HEADER, Adapter, LoraPair
 from jdx.backends.torch.lora_keys import LoraKey, Network, canonical_te_path, parse, unflatten
 from jdx.backends.torch.models import Models
@@ -21,13 +23,28 @@ from jdx.errors import ConfigError, Fault
 
 LEGACY_FILE = "pytorch_lora_weights.bin"
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+LORA_FILES = (FILE, PEFT_FILE, LEGACY_FILE)
 NETWORKS: tuple[Network, ...] = ("unet", "text_encoder")
 SHOWN = 8
 """Names of one kind listed in full; the rest are counted."""
 
 
 def load_adapter(path: Path, models: Models) -> Adapter:
-    """The adapter in a folder or file, checked against the base it is meant for.
+    """All that a style has learnt, from a folder (any of the files of its parts) or one file of LoRA weights.
+
+    Raises: ConfigError when a file is not for this base or cannot be used; see `load_lora` and `load_tokens`.
+    """
+    path = Path(path)
+    word = path / token_files.FILE
+    if not word.is_file():
+        return load_lora(path, models)
+    width = models.text_encoder.get_input_embeddings().weight.shape[1]
+    lora = load_lora(path, models) if any((path / name).is_file() for name in LORA_FILES) else Adapter()
+    return replace(lora, tokens=token_files.load_tokens(word, width))
+
+
+def load_lora(path: Path, models: Models) -> Adapter:
+    """The LoRA weights in a folder or file, checked against the base they are meant for.
 
     Reads the dialects of `lora_keys` from safetensors, and legacy `.bin` files with tensors only. alpha comes
     from `.alpha` weights, else the header or adapter_config.json, else it is the rank. Raises ConfigError
@@ -63,7 +80,7 @@ def _linears(models: Models, network: str) -> dict[str, nn.Linear]:
 def _find(path: Path) -> Path:
     if path.is_file():
         return path
-    known = [path / name for name in (FILE, PEFT_FILE, LEGACY_FILE)]
+    known = [path / name for name in LORA_FILES]
     others = sorted(path.glob("*.safetensors")) if path.is_dir() else []
     for file in known:
         if file.is_file():

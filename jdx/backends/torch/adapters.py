@@ -23,6 +23,7 @@ from jdx._version import __version__
 from jdx.backends.torch.enhancer import Enhancer, save_enhancer
 from jdx.backends.torch.files import write_bytes
 from jdx.backends.torch.lora_keys import TEXT_PREFIX, canonical_te_path, memory_te_path
+from jdx.backends.torch.token_files import TokenVectors, save_tokens
 
 __all__ = ["Adapter", "LoraPair", "canonical_te_path", "memory_te_path", "save_adapter", "write_adapter"]
 
@@ -49,20 +50,25 @@ class Adapter:
     """All that a style has learnt, a field for each trained part (`parts.Part.result`).
 
     unet, text_encoder: {module path: pair}; text paths are canonical (`text_model.`). enhancer: of the text states.
+    tokens: a learnt word.
     """
 
     unet: Mapping[str, LoraPair] = field(default_factory=dict)
     text_encoder: Mapping[str, LoraPair] = field(default_factory=dict)
     enhancer: Enhancer | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    tokens: TokenVectors | None = None
 
 
 def write_adapter(folder: Path, adapter: Adapter) -> None:
     """Write each part of an adapter into `folder`, in the file that other tools expect it in."""
-    save_adapter(folder, adapter.unet, adapter.text_encoder, adapter.metadata)
+    if adapter.unet or adapter.text_encoder or adapter.tokens is None:
+        save_adapter(folder, adapter.unet, adapter.text_encoder, adapter.metadata)
     if adapter.enhancer is not None:
         about = {**adapter.metadata, **adapter.enhancer.metadata}
         save_enhancer(folder, replace(adapter.enhancer, metadata=about))
+    if adapter.tokens is not None:
+        save_tokens(folder, adapter.tokens, adapter.metadata)
 
 
 def save_adapter(

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from jdx.backends.base import AdapterSpec, LoraSpec, TrainJob
+from jdx.backends.base import AdapterSpec, LoraSpec, TokensSpec, TrainJob
 from jdx.backends.torch.models import Models
 from jdx.backends.torch.packs import has_prior, trained_windows
 from jdx.backends.torch.snapshots import state_fault
 from jdx.backends.torch.stacked import target_faults
+from jdx.backends.torch.tokens import token_faults
 from jdx.errors import ConfigError, Fault
 from jdx.methods.schedule import PREFIX_SAFE
 
@@ -30,6 +31,7 @@ def check(job: TrainJob, models: Models, out: Path) -> None:
     faults = [*_numbers(job), *_steps(job), *_names(job), *_resume(job)]
     faults += target_faults(models.unet, [a.unet for a in job.adapters], "unet")
     faults += target_faults(models.text_encoder, [a.text_encoder for a in job.adapters], "text_encoder")
+    faults += token_faults(models.tokenizer, [a.tokens for a in job.adapters if a.tokens])
     for adapter in job.adapters:
         faults += [*_adapter(adapter), *_idle(job, adapter), *_pictures(job, adapter, models.latent_channels)]
         for step in job.snapshots:
@@ -99,8 +101,8 @@ def _resume(job: TrainJob) -> Iterator[Fault]:
 
 def _adapter(adapter: AdapterSpec) -> Iterator[Fault]:
     of = f"adapter {adapter.style}: "
-    if adapter.unet.rank == 0 and adapter.text_encoder.rank == 0:
-        yield Fault(of + "rank", "0", "one of the two networks needs a rank above 0")
+    if adapter.unet.rank == 0 and adapter.text_encoder.rank == 0 and adapter.tokens is None:
+        yield Fault(of + "rank", "0", "one of the two networks needs a rank above 0, or the style a word")
     networks = {
         "unet": (adapter.unet, adapter.unet_lr),
         "text_encoder": (adapter.text_encoder, adapter.text_encoder_lr),
@@ -109,6 +111,7 @@ def _adapter(adapter: AdapterSpec) -> Iterator[Fault]:
         yield from _lora(of + name, lora)
         if not (math.isfinite(lr) and lr >= 0):
             yield Fault(f"{of}{name}_lr", str(lr), "must be a finite number of at least 0")
+    yield from _tokens(of, adapter.tokens)
     if not (math.isfinite(adapter.weight_decay) and adapter.weight_decay >= 0):
         yield Fault(of + "weight_decay", str(adapter.weight_decay), "must be a finite number of at least 0")
     if (enhancer := adapter.enhancer) is not None:
@@ -133,6 +136,19 @@ def _weights(of: str, adapter: AdapterSpec) -> Iterator[Fault]:
         yield Fault(of + "prior_fraction", str(share), f"excludes prior_weight = {weight}: give one of them")
     if gamma is not None and not (math.isfinite(gamma) and gamma > 0):
         yield Fault(of + "min_snr_gamma", str(gamma), "must be a finite number above 0, or null for none")
+
+
+def _tokens(of: str, tokens: TokensSpec | None) -> Iterator[Fault]:
+    if tokens is None:
+        return
+    if tokens.vectors < 1:
+        yield Fault(of + "tokens.vectors", str(tokens.vectors), "must be at least 1")
+    for name in ("lr", "weight_decay"):
+        value = getattr(tokens, name)
+        if not (math.isfinite(value) and value >= 0):
+            yield Fault(f"{of}tokens.{name}", str(value), "must be a finite number of at least 0")
+    if tokens.steps is not None and tokens.steps < 1:
+        yield Fault(of + "tokens.steps", str(tokens.steps), "must be at least 1, or null for all steps")
 
 
 def _lora(of: str, lora: LoraSpec) -> Iterator[Fault]:

@@ -20,7 +20,7 @@ from jdx.backends.torch.adapter_reader import load_adapter
 from jdx.backends.torch.blend import Blending, blend_faults, branch_weights
 from jdx.backends.torch.devices import in_batches, pictures_that_fit
 from jdx.backends.torch.enhancer import add, load_enhancer
-from jdx.backends.torch.merge import merge, unet_weights
+from jdx.backends.torch.merge import unet_weights, worn
 from jdx.backends.torch.models import Models
 from jdx.backends.torch.pictures import PictureWriter, to_pixels
 from jdx.backends.torch.sampling import Run, from_noise, from_picture, sample, start_run
@@ -160,7 +160,7 @@ class Drawer:
         differ = blend is not None and blend.lora_scale != style.lora_scale
         coarse = unet_weights(self.models, adapter, blend.lora_scale) if blend and differ else {}
         with (
-            merge(self.models, adapter, style.lora_scale),
+            worn(self.models, adapter, style.lora_scale),
             branch_weights(self.models.unet, coarse, self._halves),
         ):
             yield
@@ -198,7 +198,7 @@ class Drawer:
                 "the coarse branch draws with the style's own UNet adapter: train the text encoder alone"
             )
             raise ConfigError([Fault("blend.adapter", str(style.blend.adapter), allowed)], "drawing job")
-        with merge(self.models, adapter):
+        with worn(self.models, adapter):
             return self._embeddings(texts)
 
     def _biases(self, style: StyleDrawJob) -> tuple[Tensor | None, Tensor | None]:

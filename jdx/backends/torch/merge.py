@@ -11,6 +11,17 @@ from torch import Tensor, nn
 from jdx.backends.torch.adapters import Adapter, LoraPair
 from jdx.backends.torch.lora_keys import memory_te_path
 from jdx.backends.torch.models import Models
+from jdx.backends.torch.tokens import spoken
+
+
+@contextmanager
+def worn(models: Models, adapter: Adapter, scale: float = 1.0) -> Iterator[None]:
+    """Inside the block the model draws with all that a style has learnt; after it, it is what it was.
+
+    scale: of the low-rank adapters (`merge`); a learnt word is said or not.
+    """
+    with merge(models, adapter, scale), spoken(models, adapter.tokens):
+        yield
 
 
 @contextmanager

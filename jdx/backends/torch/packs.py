@@ -53,7 +53,8 @@ def alike(adapters: Sequence[AdapterSpec]) -> list[tuple[AdapterSpec, ...]]:
     """Adapters grouped by what a pass over them looks like, in order of first appearance."""
     groups: dict[tuple[object, ...], list[AdapterSpec]] = {}
     for adapter in adapters:
-        passes = (adapter.prior_weight > 0, adapter.text_encoder.rank > 0, adapter.enhancer is not None)
+        text = adapter.text_encoder.rank > 0 or adapter.tokens is not None
+        passes = (adapter.prior_weight > 0, text, adapter.enhancer is not None)
         groups.setdefault((*passes, *windows_of(adapter).values()), []).append(adapter)
     return [tuple(group) for group in groups.values()]
 
@@ -84,6 +85,7 @@ def windows_of(adapter: AdapterSpec) -> dict[str, Window]:
         "unet": Window(adapter.unet_start),
         "text_encoder": Window(adapter.text_encoder_start),
         "enhancer": Window(),
+        "tokens": Window(0, adapter.tokens.steps if adapter.tokens else None),
     }
 
 
@@ -93,14 +95,17 @@ def trained_windows(adapter: AdapterSpec) -> dict[str, Window]:
         "unet": adapter.unet.rank > 0,
         "text_encoder": adapter.text_encoder.rank > 0,
         "enhancer": adapter.enhancer is not None,
+        "tokens": adapter.tokens is not None,
     }
     return {name: window for name, window in windows_of(adapter).items() if has[name]}
 
 
 def largest(group: Sequence[AdapterSpec]) -> AdapterSpec:
     """The first adapter, with parts that take at least the memory of any of the group's."""
+    words = [a.tokens for a in group if a.tokens]
     return replace(
         group[0],
+        tokens=max(words, key=lambda word: word.vectors, default=None),
         unet=widest(a.unet for a in group),
         text_encoder=widest(a.text_encoder for a in group),
     )

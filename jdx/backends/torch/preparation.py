@@ -26,6 +26,7 @@ from jdx.backends.torch.parts import Part
 from jdx.backends.torch.snapshots import AdapterState, LossLog
 from jdx.backends.torch.stacked import Owner, inject
 from jdx.backends.torch.step import Captions, losses_of
+from jdx.backends.torch.tokens import TokensPart
 from jdx.errors import ConfigError, Fault
 
 
@@ -84,10 +85,17 @@ def _enhancer(of: Making) -> Part | None:
     return EnhancerPart(of.models, of.adapters, of.job.enhancer_moments)
 
 
+def _tokens(of: Making) -> Part | None:
+    if not any(a.tokens for a in of.adapters):
+        return None
+    return TokensPart(of.models, [a.tokens for a in of.adapters], windows_of(of.adapters[0])["tokens"])
+
+
 MAKERS: Mapping[str, Callable[[Making], Part | None]] = {
     "unet": _unet,
     "text_encoder": _text_encoder,
     "enhancer": _enhancer,
+    "tokens": _tokens,
 }
 """Makes each part of a pack, or None when none of its styles has it."""
 
@@ -149,7 +157,9 @@ def restore(
         return LossLog()
     mine = trained(parts, k)
     if {name: part.layout(k) for name, part in mine.items()} != dict(state.layout):
-        allowed = "the snapshot's ranks, targets or base model differ from this job's; use the same ones"
+        allowed = (
+            "the snapshot's ranks, targets, words or base model differ from this job's; use the same ones"
+        )
         raise ConfigError([Fault("resume", style, allowed)], "training job")
     with torch.no_grad():
         for name, part in mine.items():

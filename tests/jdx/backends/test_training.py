@@ -378,7 +378,7 @@ def test_a_snapshot_of_another_shape_is_not_resumed(models: Models, moments: Mom
     first = run(make_job(moments, models, THREE[0], snapshots=(1,)), models, tmp_path / "first")
     resume = {"00": first.folders["00", 1]}
     other = replace(THREE[0], unet=LoraSpec(3, 4.0, ATTENTION))
-    with pytest.raises(ConfigError, match="ranks, targets or base model differ"):
+    with pytest.raises(ConfigError, match="ranks, targets, words or base model differ"):
         run(make_job(moments, models, other, resume=resume, start_step=1), models, tmp_path / "second")
     with pytest.raises(ConfigError, match="was written at step 1, not at start_step = 2"):
         run(make_job(moments, models, THREE[0], resume=resume, start_step=2), models, tmp_path / "third")

@@ -148,6 +148,7 @@ class Reference:
                 (self.text, adapter.text_encoder, adapter.text_encoder_lr, "text_model."),
             )
         ]
+        groups += self.further_groups()
         self.params = [p for group in groups for p in group["params"]]
         self.optimiser = torch.optim.AdamW(
             [group for group in groups if group["params"]],
@@ -160,6 +161,10 @@ class Reference:
         self.rate = get_scheduler(
             name, self.optimiser, num_warmup_steps=warm, num_training_steps=job.schedule_steps
         )
+
+    def further_groups(self) -> list[dict[str, Any]]:
+        """Groups of AdamW's parameters beside the LoRA weights."""
+        return []
 
     def _adapt(self, network: Any, spec: LoraSpec, prefix: str) -> list[Tensor]:
         if not spec.rank:
