@@ -240,6 +240,9 @@ class Train:
     min_snr_gamma: Annotated[float | None, Field(gt=0.0)] = (
         None  # Hang et al. 2023; null = plain mean squares
     )
+    ema_decay: Annotated[float | None, Field(gt=0.0, lt=1.0)] = (
+        None  # draw with a running average; null = off
+    )
     snapshots: list[Steps] = Field(default_factory=list)  # further step counts to keep adapters of
     score_snapshots: bool = False  # draw and score the set at every snapshot too (a sweep may stop there)
     checkpoint_every: Annotated[int, Field(ge=0)]  # steps between restart points; 0 = only the snapshots

@@ -117,6 +117,9 @@ class AdapterSpec:
     prior_weight: float = 0.0  # loss = instance + prior_weight * prior; 0 draws no such class pictures
     prior_fraction: float | None = None  # share of the samples that are class pictures, instead of a weight
     min_snr_gamma: float | None = None  # weights of time steps (Hang et al. 2023); null = all equal
+    ema_decay: float | None = (
+        None  # the adapter is the running average of its parameters; null = the last ones
+    )
     unet_start: int = (
         0  # steps before this network's adapter begins to learn, with a fresh optimiser and schedule
     )
@@ -333,6 +336,7 @@ class Backend(ABC):
         """Write out/STYLE/STEP/ with state.safetensors, losses.csv (step,loss) and the file of each trained part.
 
         Files: pytorch_lora_weights.safetensors for LoRA, learned_embeds.safetensors for a learnt word.
+        With `ema_decay` the weights are the running average, and the state holds both it and the last parameters.
         """
 
     @abstractmethod

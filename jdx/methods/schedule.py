@@ -1,4 +1,4 @@
-"""Learning-rate factors over the steps, as pure functions of the step."""
+"""Learning-rate factors and decays of averages over the steps, as pure functions of the step."""
 
 from __future__ import annotations
 
@@ -35,3 +35,12 @@ def lr_factor(schedule: ScheduleSpec, horizon: int, step: int) -> float:
         return 0.0 if progress >= 1.0 else 0.5 * (1.0 + math.cos(math.pi * cycle))
     # Past the horizon diffusers' half cosine would rise again; "to zero" means that it stays there.
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+def ema_decay(limit: float, t: int) -> float:
+    """Decay of a parameter average at its t-th update (1 = the first), equal to diffusers' `EMAModel`.
+
+    min(limit, t / (t + 9)), and 0 at the first update: the average starts as the parameters themselves, and a
+    short run averages over its last tenth or so whatever the limit is.
+    """
+    return 0.0 if t <= 1 else min(limit, t / (t + 9))

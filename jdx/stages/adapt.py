@@ -72,6 +72,7 @@ def adapter_specs(bench: Bench, prior: Mapping[str, tuple[str, ...]]) -> dict[st
             prior_weight=config.method.prior.weight if style.id in prior else 0.0,
             prior_fraction=config.method.prior.fraction if style.id in prior else None,
             min_snr_gamma=config.train.min_snr_gamma,
+            ema_decay=config.train.ema_decay,
             enhancer=EnhancerSpec(enhancer.weight, enhancer.lr, enhancer.zero) if enhancer.enabled else None,
         )
     return specs

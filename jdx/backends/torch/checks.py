@@ -124,6 +124,10 @@ def _adapter(adapter: AdapterSpec) -> Iterator[Fault]:
             of + "max_grad_norm", str(adapter.max_grad_norm), "must be above 0, or null for no clipping"
         )
     yield from _weights(of, adapter)
+    if adapter.ema_decay is not None and not 0 < adapter.ema_decay < 1:
+        yield Fault(
+            of + "ema_decay", str(adapter.ema_decay), "must be between 0 and 1, or null for no average"
+        )
 
 
 def _weights(of: str, adapter: AdapterSpec) -> Iterator[Fault]:

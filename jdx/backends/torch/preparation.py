@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from safetensors.numpy import load_file
+from torch import Tensor
 
 from jdx.backends.base import AdapterSpec, TrainJob
 from jdx.backends.torch import memory, packs
@@ -19,6 +20,7 @@ from jdx.backends.torch.adapters import canonical_te_path
 from jdx.backends.torch.batches import Drawer, Noising, Pictures, Sample, Source
 from jdx.backends.torch.checks import MOMENTS
 from jdx.backends.torch.dropout import KeyedDropout
+from jdx.backends.torch.ema import StackedEma
 from jdx.backends.torch.enhancer_part import EnhancerPart
 from jdx.backends.torch.models import Models
 from jdx.backends.torch.packs import windows_of
@@ -145,13 +147,45 @@ def noising_of(models: Models) -> Noising:
     return Noising(models.alphas_cumprod, models.vae_scaling, models.vae_shift, dtype, models.prediction_type)
 
 
+def average_of(adapters: Sequence[AdapterSpec], parts: Mapping[str, Part]) -> StackedEma | None:
+    """The running averages of a pack; None when no adapter wants one."""
+    limits = [a.ema_decay for a in adapters]
+    if all(limit is None for limit in limits):
+        return None
+    flats = {name: part.flat for name, part in parts.items()}
+    return StackedEma(flats, limits, {name: part.window for name, part in parts.items()})
+
+
+def state_rows(
+    parts: Mapping[str, Part], optimiser: StackedAdamW, average: StackedEma | None
+) -> dict[str, Tensor]:
+    """All (K, P) buffers from which training goes on, by the names that `AdapterState.vectors` has."""
+    rows: dict[str, Tensor] = {}
+    for name, part in parts.items():
+        moments = optimiser.moments[name]
+        rows |= {f"{name}.param": part.flat.detach(), f"{name}.m": moments.m, f"{name}.v": moments.v}
+        if average is not None:
+            rows[f"{name}.ema"] = average.rows[name]
+    return rows
+
+
+def state_keys(adapter: AdapterSpec) -> tuple[str, ...]:
+    """What a snapshot of this adapter holds of each part."""
+    return ("param", "m", "v") if adapter.ema_decay is None else ("param", "m", "v", "ema")
+
+
 def restore(
-    state: AdapterState | None, k: int, style: str, parts: Mapping[str, Part], optimiser: StackedAdamW
+    state: AdapterState | None,
+    k: int,
+    adapter: AdapterSpec,
+    parts: Mapping[str, Part],
+    optimiser: StackedAdamW,
+    average: StackedEma | None,
 ) -> LossLog:
-    """Put adapter k, the style's, back to where its snapshot was taken; nothing to do when there is none.
+    """Put adapter k back to where its snapshot was taken; nothing to do when there is none.
 
     All adapters of a pack share the optimiser's step count, so they must come from the same step.
-    Raises: ConfigError when the snapshot is of an adapter of another shape.
+    Raises: ConfigError when the snapshot is of an adapter of another shape, or lacks the average.
     """
     if state is None:
         return LossLog()
@@ -160,12 +194,15 @@ def restore(
         allowed = (
             "the snapshot's ranks, targets, words or base model differ from this job's; use the same ones"
         )
-        raise ConfigError([Fault("resume", style, allowed)], "training job")
+        raise ConfigError([Fault("resume", adapter.style, allowed)], "training job")
+    wanted = [(part, f"{name}.{key}") for name, part in mine.items() for key in state_keys(adapter)]
+    if any(name not in state.vectors for _, name in wanted):
+        allowed = "the snapshot holds no running average; resume without ema_decay, or from one made with it"
+        raise ConfigError([Fault("resume", adapter.style, allowed)], "training job")
+    rows = state_rows(parts, optimiser, average)
     with torch.no_grad():
-        for name, part in mine.items():
-            moments = optimiser.moments[name]
-            for key, tensor in (("param", part.flat), ("m", moments.m), ("v", moments.v)):
-                tensor[k] = part.row(k, state.vectors[f"{name}.{key}"]).to(tensor)
+        for part, name in wanted:
+            rows[name][k] = part.row(k, state.vectors[name]).to(rows[name])
     optimiser.steps = state.step
     return state.losses
 
@@ -184,5 +221,6 @@ def measure(job: TrainJob, models: Models, group: Sequence[AdapterSpec]) -> memo
         held = [tensor for part in parts.values() for tensor in part.held()]
         known = [*models.unet.parameters(), *models.text_encoder.parameters(), *held]
         sample = memory.kept_for_backward(lambda: losses_of(models, captions, parts.values(), drawn), known)
-        adapter = sum(part.width * part.flat.element_size() * memory.COPIES for part in parts.values())
+        copies = memory.COPIES + any(a.ema_decay is not None for a in group)
+        adapter = sum(part.width * part.flat.element_size() * copies for part in parts.values())
     return memory.Need(sample, adapter)

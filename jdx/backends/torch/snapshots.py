@@ -46,7 +46,8 @@ class LossLog:
 class AdapterState:
     """One adapter after `step` steps, on the CPU, at its true rank.
 
-    vectors: {"PART.param" | "PART.m" | "PART.v": (entries,)}; layout: {part: digest of what it is
+    vectors: {"PART.param" | "PART.m" | "PART.v" | "PART.ema": (entries,)}, the last where there is a running
+    average; layout: {part: digest of what it is
     made of}.
     """
 

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,10 +23,12 @@ from jdx.backends.torch.adapters import Adapter
 from jdx.backends.torch.batches import Drawer, drawn_ahead, plan_passes
 from jdx.backends.torch.checks import check, snapshot_folder
 from jdx.backends.torch.dropout import KeyedDropout
+from jdx.backends.torch.ema import StackedEma
 from jdx.backends.torch.models import Models
 from jdx.backends.torch.packs import Pack
 from jdx.backends.torch.preparation import (
     Making,
+    average_of,
     captions_of,
     knobs_of,
     measure,
@@ -34,6 +36,8 @@ from jdx.backends.torch.preparation import (
     opened_parts,
     read_sources,
     restore,
+    state_keys,
+    state_rows,
     trained,
 )
 from jdx.backends.torch.snapshots import AdapterState, LossLog
@@ -66,7 +70,7 @@ def train(
 
 @dataclass
 class Session:
-    """What outlives a pack: states at the last snapshots, failures, and how far each style was counted."""
+    """What outlives a pack: states at the last snapshots, failures, and how far each style was counted and told."""
 
     job: TrainJob
     models: Models
@@ -77,6 +81,7 @@ class Session:
     states: dict[str, AdapterState] = field(default_factory=dict)
     failed: dict[str, tuple[int, str]] = field(default_factory=dict)
     counted: dict[str, int] = field(default_factory=dict)
+    told: dict[str, int] = field(default_factory=dict)
 
     def run(self) -> None:
         queue = deque(self._plan())
@@ -128,6 +133,13 @@ class Session:
         if fresh:
             self.task.advance(len(fresh), **({} if loss is None else {"loss": loss}))
 
+    def tell(self, done: int, means: Mapping[str, float]) -> None:
+        """Hand over the mean losses that were not yet: a pack that ran out of memory repeats some steps."""
+        fresh = {style: mean for style, mean in means.items() if self.told.get(style, 0) < done}
+        self.told.update(dict.fromkeys(fresh, done))
+        if fresh:
+            self.on_losses(done, fresh)
+
 
 @dataclass
 class PackRun:
@@ -137,6 +149,7 @@ class PackRun:
     pack: Pack
     step: Step
     optimiser: StackedAdamW
+    average: StackedEma | None
     drawer: Drawer
     logs: list[LossLog]
     sums: Tensor  # (2, K) float64: summed losses and steps of the unfinished window
@@ -159,12 +172,13 @@ class PackRun:
             states = [session.state(a.style) for a in pack.adapters]
             if len({state.step if state else 0 for state in states}) > 1:
                 raise RuntimeError("the styles of a pack stand at different steps; please report this")
+            average = average_of(pack.adapters, parts)
             logs = [
-                restore(state, k, adapter.style, parts, optimiser)
+                restore(state, k, adapter, parts, optimiser, average)
                 for k, (state, adapter) in enumerate(zip(states, pack.adapters, strict=True))
             ]
             sums = torch.tensor([[x.pending for x in logs], [x.count for x in logs]], dtype=torch.float64)
-            yield PackRun(session, pack, step, optimiser, drawer, logs, sums.to(models.device))
+            yield PackRun(session, pack, step, optimiser, average, drawer, logs, sums.to(models.device))
 
     @property
     def styles(self) -> list[str]:
@@ -179,6 +193,8 @@ class PackRun:
                 alive = self.optimiser.step(grads, losses, self._factors())
                 self.sums += torch.stack([torch.where(alive, losses, 0.0), alive.to(losses.dtype)])
                 done = self.optimiser.steps
+                if self.average is not None:
+                    self.average.update(done)
                 if (done % job.log_every == 0 or done in job.snapshots) and not self._report(done, end):
                     break
                 self.session.count(self.styles, done, self.shown)
@@ -203,7 +219,7 @@ class PackRun:
             self.shown = math.fsum(means.values()) / len(means)
         closes = done % self.session.job.log_every == 0
         if means and (closes or done == end):
-            self.session.on_losses(done, means)
+            self.session.tell(done, means)
         for k, style in enumerate(self.styles):
             rows = self.logs[k].rows
             if closes and counts[k]:
@@ -229,10 +245,7 @@ class PackRun:
         log.warning("style %s stopped at step %d: %s", style, *self.session.failed[style])
 
     def _snapshot(self, done: int) -> None:
-        rows: dict[str, Tensor] = {}
-        for name, part in self.step.parts.items():
-            moments = self.optimiser.moments[name]
-            rows |= {f"{name}.param": part.flat.detach(), f"{name}.m": moments.m, f"{name}.v": moments.v}
+        rows = state_rows(self.step.parts, self.optimiser, self.average)
         rows = {name: row.cpu() for name, row in rows.items()}
         for k, style in enumerate(self.styles):
             if style not in self.session.failed:
@@ -243,13 +256,14 @@ class PackRun:
         if not all(row.isfinite().all() for row in rows.values()):
             self.optimiser.died_at[k] = done
             return self._fail(k, done, "parameters")
-        style, layout = self.styles[k], {}
+        style, layout, keys = self.styles[k], {}, state_keys(self.pack.adapters[k])
         vectors: dict[str, Tensor] = {}
         results: dict[str, Any] = {}
         for name, part in trained(self.step.parts, k).items():
             layout[name] = part.layout(k)
-            vectors |= {f"{name}.{key}": part.vector(k, rows[f"{name}.{key}"]) for key in ("param", "m", "v")}
-            results[name] = part.result(k, rows[f"{name}.param"].float())
+            vectors |= {f"{name}.{key}": part.vector(k, rows[f"{name}.{key}"]) for key in keys}
+            drawn_with = "ema" if "ema" in keys else "param"
+            results[name] = part.result(k, rows[f"{name}.{drawn_with}"].float())
         state = AdapterState(done, vectors, layout, self.logs[k])
         adapter = Adapter(**results, metadata=self._metadata(k, done))
         folder = snapshot_folder(self.session.out, style, done)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.training_utils import EMAModel
 
 from jdx.backends.base import AdapterSpec, LoraSpec, ModelSpec, ScheduleSpec
 from jdx.backends.torch import packs, styleid
@@ -297,6 +298,24 @@ def test_out_of_memory_halves_the_pack_and_changes_nothing(
         assert [row.split(",")[0] for row in rows] == ["step", "2", "4"]
 
 
+def test_losses_of_steps_that_are_repeated_are_told_once(
+    models: Models, moments: Moments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, calls = models.unet.forward, []
+
+    def small(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        calls.append(len(x))
+        if len(x) > 4 and len(calls) > 3:  # after two steps of all styles
+            raise torch.cuda.OutOfMemoryError("simulated")
+        return forward(x, *args, **kwargs)
+
+    monkeypatch.setattr(models.unet, "forward", small)
+    result = run(make_job(moments, models, *THREE, batch_size=2, log_every=1), models, tmp_path)
+    assert calls[:5] == [1, 6, 6, 6, 2]  # the probe, two steps, the accident, a part from the beginning
+    for style in ("00", "05", "11"):
+        assert [step for step, _ in result.losses[style]] == [1, 2, 3, 4]
+
+
 def test_not_even_one_sample_fitting_is_an_error_that_says_so(
     models: Models, moments: Moments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -356,7 +375,17 @@ def test_all_faults_of_a_job_are_reported_together(models: Models, moments: Mome
         "00", ("one",), 0, LoraSpec(2, math.nan, ("to_x", *ATTENTION)), NONE, -1.0, 0.0, math.inf, 0.0
     )
     unknown = AdapterSpec(
-        "77", ("one",), 0, NONE, NONE, 0.0, 0.0, prior_weight=1.0, prior_fraction=1.0, min_snr_gamma=0.0
+        "77",
+        ("one",),
+        0,
+        NONE,
+        NONE,
+        0.0,
+        0.0,
+        prior_weight=1.0,
+        prior_fraction=1.0,
+        min_snr_gamma=0.0,
+        ema_decay=1.0,
     )
     (tmp_path / "00" / "000009").mkdir(parents=True)
     job = make_job(moments, models, bad, snapshots=(9,), batch_size=0, dropout=1.0, start_step=3)
@@ -370,8 +399,51 @@ def test_all_faults_of_a_job_are_reported_together(models: Models, moments: Mome
         *("batch_size", "dropout", "betas", "eps", "start_step", "schedule_steps", "schedule.cycles"),
         *("unet.targets", "out", "moments of 00", "moments of 77", "prior_moments of 77"),
         *(f"adapter 00: {name}" for name in ("unet.alpha", "unet_lr", "weight_decay", "max_grad_norm")),
-        *(f"adapter 77: {name}" for name in ("rank", "prior_fraction", "min_snr_gamma")),
+        *(f"adapter 77: {name}" for name in ("rank", "prior_fraction", "min_snr_gamma", "ema_decay")),
     }
+
+
+def test_averages_are_diffusers_and_only_the_drawn_weights_are_averaged(
+    together: Result, models: Models, moments: Moments, tmp_path: Path
+) -> None:
+    """Adapters with and without an average in one stack; the raw parameters are those of a run without any."""
+    mixed = [replace(THREE[0], ema_decay=0.25), THREE[1], replace(THREE[2], ema_decay=0.999)]
+    steps = (1, 2, 3, 4)
+    result = run(make_job(moments, models, *mixed, batch_size=2, snapshots=steps), models, tmp_path)
+    for adapter in (mixed[0], mixed[2]):
+        theirs = EMAModel([torch.nn.Parameter(torch.zeros(()))], decay=adapter.ema_decay)
+        for step in steps:
+            state = result.tensors(adapter.style, step)
+            now = torch.nn.Parameter(state["unet.param"])
+            if step == 1:
+                theirs.shadow_params = [now.detach().clone()]
+            theirs.step([now])
+            assert (state["unet.ema"] - theirs.shadow_params[0]).abs().max() < 1e-15
+        assert (state["unet.ema"] - state["unet.param"]).abs().max() > 1e-5
+        weights = result.weights(adapter.style)
+        paths = [path for path, _ in models.unet.named_modules() if f"unet.{path}.lora_A.weight" in weights]
+        names = [f"unet.{path}.lora_{half}.weight" for path in paths for half in "AB"]
+        drawn = torch.cat([weights[name].T.flatten() for name in names])
+        assert (drawn - state["unet.ema"]).abs().max() < 1e-7
+        for name, row in together.tensors(adapter.style).items():
+            assert torch.equal(state[name], row), name
+    assert same(result.tensors("05"), together.tensors("05"))
+
+
+def test_a_resumed_average_goes_on_bit_for_bit(models: Models, moments: Moments, tmp_path: Path) -> None:
+    adapters = [replace(with_text(THREE[0]), ema_decay=0.9, text_encoder_start=1), with_text(THREE[1])]
+    adapters[1] = replace(adapters[1], text_encoder_start=1)
+    whole = run(make_job(moments, models, *adapters, snapshots=(2, 5)), models, tmp_path / "whole")
+    resume = {style: whole.folders[style, 2] for style in ("00", "05")}
+    job = make_job(moments, models, *adapters, snapshots=(5,), resume=resume, start_step=2)
+    second = run(job, models, tmp_path / "second")
+    for style in ("00", "05"):
+        for file in ("pytorch_lora_weights.safetensors", "state.safetensors", "losses.csv"):
+            straight, resumed = (r.folders[style, 5] / file for r in (whole, second))
+            assert straight.read_bytes() == resumed.read_bytes(), file
+    job = replace(job, adapters=(adapters[0], replace(adapters[1], ema_decay=0.9)))
+    with pytest.raises(ConfigError, match="holds no running average"):
+        run(job, models, tmp_path / "third")
 
 
 def test_a_snapshot_of_another_shape_is_not_resumed(models: Models, moments: Moments, tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ from typing import get_args
 import pytest
 import torch
 from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
 
 from jdx.backends.base import ScheduleName, ScheduleSpec
-from jdx.methods.schedule import PREFIX_SAFE, lr_factor
+from jdx.methods.schedule import PREFIX_SAFE, ema_decay, lr_factor
 
 NAMES = get_args(ScheduleName)
 
@@ -67,3 +68,10 @@ def test_which_schedules_are_prefixes_of_longer_ones() -> None:
 
 def test_a_decayed_rate_stays_at_zero() -> None:
     assert lr_factor(ScheduleSpec("cosine"), 10, 15) == lr_factor(ScheduleSpec("linear"), 10, 15) == 0.0
+
+
+@pytest.mark.parametrize("limit", [0.5, 0.99, 0.9999])
+def test_decays_of_averages_equal_diffusers(limit: float) -> None:
+    theirs = EMAModel([torch.nn.Parameter(torch.zeros(1))], decay=limit)
+    for t in range(1, 2000):
+        assert ema_decay(limit, t) == pytest.approx(theirs.get_decay(t), abs=1e-15)

@@ -43,7 +43,7 @@ EVERYTHING = (
     "train.steps=6", "train.snapshots=[2]", "train.checkpoint_every=5", "train.seed=11",
     "train.resolution=72", "train.batch_size=2", "train.accumulation=3", "train.log_every=4",
     "train.crop.scale=1.5", "train.crop.random=true", "train.crop.variants=3", "train.crop.flip=0.25",
-    "train.crop.rotation=9.0", "train.min_snr_gamma=4.0",
+    "train.crop.rotation=9.0", "train.min_snr_gamma=4.0", "train.ema_decay=0.98",
     "sampler=euler", "sampler.steps=5", "sampler.guidance_scale=4.0", "sampler.negative_prompt=blur",
     "sampler.resolution=80", "sampler.lora_scale=0.8", "sampler.seed=12",
     "backend.micro_batch=9", "backend.draw_batch=10",
@@ -95,7 +95,7 @@ def test_training_gets_what_the_settings_say(lab: Lab) -> None:
     assert adapter.unet == LoraSpec(3, 5.0, ("to_q",))
     assert adapter.text_encoder == LoraSpec(2, 2.0, ("k_proj",))  # alpha null = rank
     assert (adapter.unet_lr, adapter.text_encoder_lr) == (0.02, 0.03)
-    assert adapter.min_snr_gamma == 4.0
+    assert (adapter.min_snr_gamma, adapter.ema_decay) == (4.0, 0.98)
     assert (adapter.weight_decay, adapter.max_grad_norm, adapter.prior_weight) == (0.4, 0.9, 0.7)
     assert adapter.enhancer == EnhancerSpec(weight=0.03, lr=0.04, zero="first")
     assert job.snapshots == (2, 5, 6)
@@ -238,6 +238,7 @@ CHANGES = {
         "optim.betas=[0.7,0.9]", "optim.eps=1e-6", "optim.weight_decay=0.3", "optim.max_grad_norm=null",
         "method.enhancer.weight=0.02", "method.enhancer.lr=0.05", "method.enhancer.zero=last",
         "method.enhancer.enabled=false", "optim.warmup_steps=2", "train.min_snr_gamma=null",
+        "train.ema_decay=0.9",
         "train.batch_size=1", "train.accumulation=1",
     ),
     "generate": (
