@@ -64,11 +64,30 @@ class Data:
 
 
 @record
+class StyleWords:
+    """What one style's prompts say beside the others': an entry of the table `method.prompts.styles`."""
+
+    phrase: str = ""  # {phrase} in templates
+    prefix: str = ""  # {prefix} in templates
+    negative: str | None = None  # instead of sampler.negative_prompt
+    train: str | None = None  # instead of method.prompts.train
+    generate: str | None = None  # instead of method.prompts.generate
+
+
+Table = Location | dict[str, Any] | None  # a file, the name of one that comes with jdx, or the mapping itself
+
+
+@record
 class Prompts:
-    """Templates; {object} is the picture's or prompt's word, {style} the style's id."""
+    """Templates with {object}, {Object}, {a_object}, {style}, {prefix}, {phrase} and {expansion}; docs/methods.md."""
 
     train: str = "an image of {object} in style_{style}"
     generate: str = "an image of {object} in style_{style}"
+    styles: Table = None  # {style: StyleWords}
+    expand: Table = None  # {word: text}, what {expansion} stands for
+    origin: str = "an image of {object}"  # template of the plain prompt
+    origin_scale: Share = 0.0  # share of the plain prompt's embeddings in drawing; 0 = off
+    origin_negative: str | None = None  # the plain prompt's negative; null = the same as the picture's
 
 
 @record

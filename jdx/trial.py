@@ -109,6 +109,7 @@ def _open(config: TrialConfig, challenge: ChallengeSet, progress: Progress) -> t
     faults = [Fault("model.path", config.model.path, text) for text in backend.check(model)]
     faults += reference_faults(bench)
     faults += check_judges(config.evaluation)
+    faults += bench.wording.faults()
     seeds: Seeds = {}
     try:
         seeds = seeds_of(bench)

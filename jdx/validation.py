@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import string
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from jdx.errors import ConfigError, Fault
 from jdx.methods.schedule import PREFIX_SAFE
+from jdx.prompt_faults import prompt_faults
 from jdx.schema import TrialConfig, leaves, plain
 
 FOREIGN = ("launcher",)
@@ -53,6 +53,7 @@ LOCATIONS = {
     "evaluation": ("judges",),
     "evaluation.networks": ("dino", "clip_r", "clip_iqa", "lpips", "fid"),
     "method.init": ("picture",),
+    "method.prompts": ("styles", "expand"),
 }
 """Settings that hold a path, some of them beside names such as `mini`."""
 PLACES = {"data.root", "store.root"}
@@ -114,6 +115,11 @@ def _fault(problem: Mapping[str, Any]) -> Fault:
     return Fault(key, _short(value), text)
 
 
+def faults_of(problems: Iterable[Mapping[str, Any]], below: str) -> list[Fault]:
+    """Pydantic's errors of a table that the setting `below` holds, each below that name."""
+    return [_fault({**problem, "loc": (below, *problem["loc"])}) for problem in problems]
+
+
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
@@ -137,7 +143,7 @@ def contradictions(trial: TrialConfig) -> list[Fault]:
     """Faults that need two settings to see."""
     return [
         *_training_faults(trial),
-        *_prompt_faults(trial),
+        *prompt_faults(trial),
         *_method_faults(trial),
         *_blend_faults(trial),
         *_file_faults(trial),
@@ -197,39 +203,6 @@ def _training_faults(trial: TrialConfig) -> list[Fault]:
             )
         )
     return faults
-
-
-def _prompt_faults(trial: TrialConfig) -> list[Fault]:
-    method = trial.method
-    templates = {
-        "method.prompts.train": (method.prompts.train, ("object", "style")),
-        "method.prompts.generate": (method.prompts.generate, ("object", "style")),
-        "method.blend.coarse.prompt": (method.blend.coarse.prompt, ("object", "style")),
-        "method.prior.draw": (method.prior.draw, ("object",)),
-        "method.prior.caption": (method.prior.caption, ("object",)),
-    }
-    faults = [
-        fault for key, (text, known) in templates.items() for fault in _template_faults(key, text, known)
-    ]
-    faulty = {fault.key for fault in faults}
-    for key in ("method.prompts.generate", "method.blend.coarse.prompt", "method.prior.draw"):
-        if key not in faulty and "{object}" not in templates[key][0]:
-            faults.append(
-                Fault(key, repr(templates[key][0]), "without {object} every word would draw the same thing")
-            )
-    return faults
-
-
-def _template_faults(key: str, template: str, known: tuple[str, ...]) -> list[Fault]:
-    valid = ", ".join(f"{{{word}}}" for word in known)
-    try:
-        used = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
-    except ValueError as error:
-        return [Fault(key, repr(template), f"not a template: {error}; valid placeholders are {valid}")]
-    return [
-        Fault(key, repr(template), f"unknown placeholder {{{field}}}; valid are {valid}")
-        for field in sorted(used - set(known))
-    ]
 
 
 def _prior_faults(trial: TrialConfig) -> list[Fault]:

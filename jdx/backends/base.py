@@ -184,6 +184,15 @@ class SamplerSpec:
 
 
 @dataclass(frozen=True)
+class PlainPrompt:
+    """A second prompt, and its negative, whose text embeddings are mixed in: (1 - share)·E(own) + share·E(this)."""
+
+    prompt: str
+    negative_prompt: str
+    share: float
+
+
+@dataclass(frozen=True)
 class PictureSpec:
     """One picture to draw. `file` is its name below the output folder, for example "Ice cream.png"."""
 
@@ -193,6 +202,7 @@ class PictureSpec:
     seed: int
     coarse_prompt: str = ""  # of the coarse branch, where the style's job blends two branches
     coarse_negative: str = ""
+    plain: PlainPrompt | None = None
 
 
 @dataclass(frozen=True)

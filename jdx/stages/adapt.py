@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from jdx.backends.base import AdapterSpec, EnhancerSpec, LoraSpec, ScheduleSpec, TrainJob
-from jdx.methods.prompts import write
 from jdx.methods.schedule import PREFIX_SAFE
 from jdx.schema import NetworkLora, Optim
 from jdx.stages.bench import Bench
@@ -56,8 +55,7 @@ def adapter_specs(bench: Bench, prior: Mapping[str, tuple[str, ...]]) -> dict[st
     config, enhancer = bench.config, bench.config.method.enhancer
     specs = {}
     for style in bench.challenge.styles:
-        template = config.method.prompts.train
-        captions = tuple(write(template, object=ref.object, style=style.id) for ref in style.references)
+        captions = tuple(bench.wording.caption(style.id, ref.object) for ref in style.references)
         specs[style.id] = AdapterSpec(
             style=style.id,
             captions=captions,

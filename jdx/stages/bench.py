@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from jdx.backends.base import Backend, ModelSpec
 from jdx.errors import ConfigError
 from jdx.progress import Progress
 from jdx.schema import TrialConfig
+from jdx.stages.wording import Wording
 from jdx.store import Store, key_of
 from jdx.tracking.base import Tracker
 
@@ -40,6 +42,11 @@ class Bench:
     identity: Mapping[str, str]
     made: dict[str, dict[str, int]] = field(default_factory=dict)  # stage -> {"made": n, "reused": n}
     looked: list[bool] = field(default_factory=list)  # filled when `look_ahead` found nothing
+
+    @cached_property
+    def wording(self) -> Wording:
+        """What captions and prompts say."""
+        return Wording(self.config, self.challenge)
 
     def count(self, stage: str, made: int, reused: int) -> None:
         """Remember how much of a stage was new, for the record of the run."""

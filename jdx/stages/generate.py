@@ -10,11 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from jdx import draws
-from jdx.backends.base import BlendSpec, GenerateJob, InitSpec, PictureSpec, SamplerSpec, StyleDrawJob
+from jdx.backends.base import (
+    BlendSpec,
+    GenerateJob,
+    InitSpec,
+    PictureSpec,
+    PlainPrompt,
+    SamplerSpec,
+    StyleDrawJob,
+)
 from jdx.digests import file_digest
 from jdx.errors import ConfigError, Fault
 from jdx.methods.average import average_picture
-from jdx.methods.prompts import write
 from jdx.stages.bench import Bench, Publish, make
 
 log = logging.getLogger(__name__)
@@ -115,16 +122,13 @@ def generate(bench: Bench, adapters: Mapping[str, Path | None], seeds: Seeds) ->
     """{style: folder of PNGs} for {style: adapter folder, or None for the untouched base}."""
     sampler = bench.config.sampler
     guided, enhancer = sampler.guidance_scale > 1.0, bench.config.method.enhancer
-    negative = sampler.negative_prompt if guided else ""  # else it changes nothing
     with bench.store.workspace() as work:
         starts = start_pictures(bench, list(adapters), work)
         jobs = {
             style: StyleDrawJob(
                 style=style,
                 adapter=adapter,
-                pictures=tuple(
-                    _picture(bench, style, prompt, seed, negative) for prompt, seed in seeds[style].items()
-                ),
+                pictures=tuple(_picture(bench, style, prompt, n) for prompt, n in seeds[style].items()),
                 init=starts.get(style),
                 blend=_blend(bench),
                 lora_scale=1.0 if adapter is None else sampler.lora_scale,
@@ -135,21 +139,29 @@ def generate(bench: Bench, adapters: Mapping[str, Path | None], seeds: Seeds) ->
         return draw(bench, "generate", jobs, sampler_of(sampler), sampler.resolution)
 
 
-def _picture(bench: Bench, style: str, prompt: str, seed: int, negative: str) -> PictureSpec:
-    """One picture in words; the coarse branch's only where there is one."""
-    method = bench.config.method
+def _picture(bench: Bench, style: str, prompt: str, seed: int) -> PictureSpec:
+    """One picture; words that change nothing are left out, so that they are no part of its key.
+
+    The file's name is the prompt as it stands, "Ice cream.png": the contest takes the wanted noun from there, and an
+    underscore would be a noun of its own.
+    """
+    wording, method = bench.wording, bench.config.method
+    guided, mixed = bench.config.sampler.guidance_scale > 1.0, method.prompts.origin_scale > 0.0
+    negative = wording.negative(style) if guided else ""
     picture = PictureSpec(
-        file=f"{prompt}.png",
-        prompt=write(method.prompts.generate, object=prompt, style=style),
-        negative_prompt=negative,
-        seed=seed,
+        file=f"{prompt}.png", prompt=wording.prompt(style, prompt), negative_prompt=negative, seed=seed
     )
+    if mixed:
+        own = method.prompts.origin_negative
+        other = negative if own is None or not guided else own
+        plain = PlainPrompt(wording.plain(prompt), other, method.prompts.origin_scale)
+        picture = replace(picture, plain=plain)
     if not method.blend.enabled:
         return picture
-    coarse, guided = method.blend.coarse, bench.config.sampler.guidance_scale > 1.0
+    coarse = method.blend.coarse
     return replace(
         picture,
-        coarse_prompt=write(coarse.prompt, object=prompt, style=style),
+        coarse_prompt=wording.fill(coarse.prompt, style, prompt),
         coarse_negative=coarse.negative_prompt if guided and coarse.negative_prompt is not None else negative,
     )
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from jdx import draws
 from jdx.backends.base import PictureSpec, StyleDrawJob
-from jdx.methods.prompts import write
 from jdx.stages.bench import Bench
 from jdx.stages.generate import draw, sampler_of
 
@@ -44,7 +43,7 @@ def class_pictures(bench: Bench) -> ClassPictures:
     jobs = {word: _job(bench, word) for word in sorted({word for some in words.values() for word in some})}
     folders = draw(bench, "prior", jobs, sampler_of(prior.sampler), config.train.resolution)
     pictures = {word: tuple(sorted(folder.glob("*.png"))) for word, folder in folders.items()}
-    captions = {word: write(prior.caption, object=word, style="") for word in folders}
+    captions = {word: bench.wording.shared(prior.caption, word) for word in folders}
     return ClassPictures(
         pictures,
         words,
@@ -54,7 +53,7 @@ def class_pictures(bench: Bench) -> ClassPictures:
 
 def _job(bench: Bench, word: str) -> StyleDrawJob:
     prior, seed = bench.config.method.prior, bench.config.train.seed
-    prompt = write(prior.draw, object=word, style="")
+    prompt = bench.wording.shared(prior.draw, word)
     pictures = tuple(
         # numbered, not named: a word may already be as long as a file name can be
         PictureSpec(f"{n:03d}.png", prompt, "", draws.picture_seed(seed, "class picture", f"{word} {n}"))

@@ -26,6 +26,7 @@ from jdx.backends.torch.pictures import PictureWriter, to_pixels
 from jdx.backends.torch.sampling import Run, from_noise, from_picture, sample, start_run
 from jdx.errors import BackendError, ConfigError, Fault
 from jdx.methods.blend import FINE
+from jdx.methods.prompts import interpolate
 from jdx.progress import Progress, Task
 
 GIB_AT_512 = 0.5
@@ -142,7 +143,7 @@ class Drawer:
         with torch.no_grad(), ExitStack() as adapted:
             coarse_text = self._coarse_embeddings(style, todo)
             adapted.enter_context(self._adapted(style))
-            text = self._embeddings([word for one in todo for word in (one.prompt, one.negative_prompt)])
+            text = self._embeddings([word for one in todo for word in _texts(one)])
             moments = self._start_moments(style.init) if style.init is not None else None
             ready = Prepared(style, folder, text, coarse_text, moments, self._biases(style))
             batch = partial(self._batch, ready=ready)
@@ -235,8 +236,7 @@ class Drawer:
 
     def _sample(self, run: Run, latents: Tensor, pictures: Sequence[PictureSpec], ready: Prepared) -> Tensor:
         """The pictures' clean latents; both branches start from the same ones, and the fine one's are kept."""
-        text = torch.stack([ready.text[picture.prompt] for picture in pictures])
-        negative = torch.stack([ready.text[picture.negative_prompt] for picture in pictures])
+        text, negative = _contexts(pictures, ready.text)
         text, negative = (
             states if bias is None else add(states, bias)
             for states, bias in zip((text, negative), ready.biases, strict=True)
@@ -255,3 +255,22 @@ class Drawer:
         fine = latents.isfinite().flatten(1).all(1).tolist()
         files = ", ".join(picture.file for picture, good in zip(pictures, fine, strict=True) if not good)
         return f"latents left the finite numbers in {self.models.dtype}: {files}; try backend.dtype=float32"
+
+
+def _texts(picture: PictureSpec) -> tuple[str, ...]:
+    """Every text whose embeddings a picture needs."""
+    own = (picture.prompt, picture.negative_prompt)
+    return own if picture.plain is None else (*own, picture.plain.prompt, picture.plain.negative_prompt)
+
+
+def _contexts(pictures: Sequence[PictureSpec], text: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Embeddings (n, tokens, width) of the prompts and of the negatives, mixed with the plain ones where asked for."""
+    prompts, negatives = [], []
+    for picture in pictures:
+        prompt, negative, plain = text[picture.prompt], text[picture.negative_prompt], picture.plain
+        if plain is not None:
+            prompt = interpolate(prompt, text[plain.prompt], plain.share)
+            negative = interpolate(negative, text[plain.negative_prompt], plain.share)
+        prompts.append(prompt)
+        negatives.append(negative)
+    return torch.stack(prompts), torch.stack(negatives)

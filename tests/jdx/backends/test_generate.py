@@ -11,7 +11,15 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from jdx.backends.base import GenerateJob, InitSpec, ModelSpec, PictureSpec, SamplerSpec, StyleDrawJob
+from jdx.backends.base import (
+    GenerateJob,
+    InitSpec,
+    ModelSpec,
+    PictureSpec,
+    PlainPrompt,
+    SamplerSpec,
+    StyleDrawJob,
+)
 from jdx.backends.torch import files, pictures
 from jdx.backends.torch import generate as module
 from jdx.backends.torch.adapters import save_adapter
@@ -116,6 +124,40 @@ def test_neither_batch_nor_company_matters(tiny: Models, adapters: tuple[Path, P
     assert_same({name: picture for name, picture in together.items() if name.startswith("01/")}, alone)
     full = run(tiny, job(tiny, replace(styles[2], lora_scale=1.0)), tmp_path / "full")
     assert np.abs(full["02/cat.png"].astype(int) - together["02/cat.png"]).max() > 10
+
+
+def test_plain_prompt_is_mixed_in_as_embeddings(
+    tiny: Models, adapters: tuple[Path, Path], tiny_sd: Path, tmp_path: Path
+) -> None:
+    """Against a diffusers user who mixes the prompts' and the negatives' embeddings by hand; one picture has none."""
+    drawn = style("00", adapters[0]).pictures
+    plain = PlainPrompt("an image of cat", "dull", 0.25)
+    ours = run(
+        tiny,
+        job(tiny, style("00", adapters[0], pictures=(replace(drawn[0], plain=plain), drawn[1]))),
+        tmp_path,
+    )
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_sd)
+    pipeline.load_lora_weights(adapters[0])
+    pipeline.set_progress_bar_config(disable=True)
+
+    def draw(one: PictureSpec, other: PlainPrompt | None) -> Any:
+        own = pipeline.encode_prompt(one.prompt, "cpu", 1, True, one.negative_prompt)
+        if other is not None:
+            mixed = pipeline.encode_prompt(other.prompt, "cpu", 1, True, other.negative_prompt)
+            own = [torch.lerp(a, b, other.share) for a, b in zip(own, mixed, strict=True)]
+        return pipeline(
+            prompt_embeds=own[0], negative_prompt_embeds=own[1], guidance_scale=7.5, height=64, width=64,
+            generator=torch.Generator("cpu").manual_seed(one.seed), num_inference_steps=2,
+        ).images[0]  # fmt: skip
+
+    theirs = {
+        f"00/{one.file}": np.asarray(draw(one, other))
+        for one, other in zip(drawn, (plain, None), strict=False)
+    }
+    assert_same(ours, theirs)
+    unmixed = np.asarray(draw(drawn[0], None)).astype(int)
+    assert np.abs(unmixed - ours["00/cat.png"]).max() > 5
 
 
 def test_batches_are_even(tiny: Models) -> None:

@@ -14,6 +14,7 @@ from jdx.backends.base import (
     CropSpec,
     EnhancerSpec,
     LoraSpec,
+    PlainPrompt,
     SamplerSpec,
     ScheduleSpec,
     StyleIdSpec,
@@ -70,7 +71,7 @@ class Lab:
 
 def _quoted(override: str) -> str:
     key, _, value = override.partition("=")
-    return f"{key}='{value}'" if "{" in value else override
+    return f"{key}='{value}'" if "{" in value and ": {" not in value and ":{" not in value else override
 
 
 @pytest.fixture
@@ -213,6 +214,33 @@ def test_drawing_gets_what_the_settings_say(lab: Lab) -> None:
     assert {p.file: p.seed for p in style.pictures} == {f"{w}.png": n for w, n in seeds["05"].items()}
 
 
+def test_words_of_tables_and_plain_prompts_reach_the_drawing(lab: Lab) -> None:
+    words = "{0: {phrase: neon, negative: dull}, *: {}}"
+    notes, _ = lab.run(
+        *EVERYTHING,
+        f"method.prompts.styles={words}",
+        "method.prompts.generate={a_object} {phrase}",
+        "method.prompts.origin={Object}",
+        "method.prompts.origin_scale=0.2",
+    )
+    first, second = ({p.file: p for p in style.pictures} for style in notes.drawn[1].styles)
+    assert (first["Ice cream.png"].prompt, second["Ice cream.png"].prompt) == (
+        "an ice cream neon",
+        "an ice cream ",
+    )
+    assert (first["Dog.png"].negative_prompt, second["Dog.png"].negative_prompt) == ("dull", "blur")
+    assert first["Dog.png"].plain == PlainPrompt(
+        "Dog", "dull", 0.2
+    )  # the same negative: mixing changes nothing
+    notes, _ = lab.run(
+        *EVERYTHING,
+        "method.prompts.origin_scale=0.2",
+        "method.prompts.origin_negative=bad",
+        "method.prior.weight=0",
+    )
+    assert notes.drawn[0].styles[0].pictures[0].plain == PlainPrompt("an image of dog", "bad", 0.2)
+
+
 def test_stylising_gets_what_the_settings_say(lab: Lab) -> None:
     notes, _ = lab.run(*EVERYTHING)
     (job,) = notes.stylised
@@ -248,6 +276,8 @@ CHANGES = {
         "method.enhancer.branches=conditional", "method.blend.coarse.negative_prompt=null",
         "method.blend.coarse.lora_scale=0.4",
         "sampler.name=ddim", "sampler.resolution=88", "method.init.strength=0.8", "method.init.picture=none",
+        "method.prompts.origin_scale=0.2",
+        "method.prompts.styles={5:{negative:bad}}", "method.prompts.generate={a_object} by {style}",
     ),
     "stylise": (
         "method.styleid.gamma=0.4", "method.styleid.adain=true", "method.styleid.start_step=1",

@@ -1,0 +1,81 @@
+"""What is wrong with the words of a trial: templates that cannot be filled, and tables that cannot be read."""
+
+from __future__ import annotations
+
+from jdx.errors import ConfigError, Fault
+from jdx.methods.prompts import OBJECT_FORMS, placeholders
+from jdx.schema import Prompts, StyleWords, TrialConfig
+from jdx.tables import style_table, word_table
+
+STYLE_PLACES = (*OBJECT_FORMS, "style", "prefix", "phrase", "expansion")
+"""What a style's own templates may hold."""
+OBJECT_PLACES = (*OBJECT_FORMS, "expansion")
+"""What templates may hold that all styles share. One of these must be in a template that is drawn."""
+
+
+def prompt_faults(trial: TrialConfig) -> list[Fault]:
+    """Every fault of the templates and tables of a trial's prompts."""
+    prompts, prior = trial.method.prompts, trial.method.prior
+    tables, faults = _tables(prompts)
+    styled = {
+        "method.prompts.train": prompts.train,
+        "method.prompts.generate": prompts.generate,
+        "method.blend.coarse.prompt": trial.method.blend.coarse.prompt,
+    }
+    for style, words in tables.items():
+        own = {"train": words.train, "generate": words.generate}
+        styled |= {f"method.prompts.styles.{style}.{k}": text for k, text in own.items() if text is not None}
+    shared = {
+        "method.prior.draw": prior.draw,
+        "method.prior.caption": prior.caption,
+        "method.prompts.origin": prompts.origin,
+    }
+    faults += [f for key, text in styled.items() for f in _template_faults(key, text, STYLE_PLACES)]
+    faults += [f for key, text in shared.items() for f in _template_faults(key, text, OBJECT_PLACES)]
+    faulty = {fault.key for fault in faults}
+    right = {key: text for key, text in (styled | shared).items() if key not in faulty}
+    return faults + [fault for key, text in right.items() for fault in _place_faults(prompts, key, text)]
+
+
+def _tables(prompts: Prompts) -> tuple[dict[str, StyleWords], list[Fault]]:
+    """The styles' words, and what is wrong with both tables."""
+    faults: list[Fault] = []
+    styles: dict[str, StyleWords] = {}
+    try:
+        styles = style_table("method.prompts.styles", prompts.styles)
+    except ConfigError as error:
+        faults += error.faults
+    try:
+        word_table("method.prompts.expand", prompts.expand)
+    except ConfigError as error:
+        faults += error.faults
+    return styles, faults
+
+
+def _place_faults(prompts: Prompts, key: str, template: str) -> list[Fault]:
+    """A template that draws the same for every word, or that names words of a table that is not there."""
+    used, faults = placeholders(template), []
+    drawn = not key.endswith((".train", ".caption"))
+    if drawn and not used & {*OBJECT_PLACES}:
+        names = ", ".join(f"{{{name}}}" for name in OBJECT_PLACES)
+        what = f"without {{object}} every word would draw the same thing: use one of {names}"
+        faults.append(Fault(key, repr(template), what))
+    tables = {"prefix": "styles", "phrase": "styles", "expansion": "expand"}
+    for name in sorted(used & tables.keys()):
+        table = tables[name]
+        if getattr(prompts, table) is None:
+            what = f"{{{name}}} stands for words of a table: give method.prompts.{table}"
+            faults.append(Fault(key, repr(template), what))
+    return faults
+
+
+def _template_faults(key: str, template: str, known: tuple[str, ...]) -> list[Fault]:
+    valid = ", ".join(f"{{{word}}}" for word in known)
+    try:
+        used = placeholders(template)
+    except ValueError as error:
+        return [Fault(key, repr(template), f"not a template: {error}; valid placeholders are {valid}")]
+    return [
+        Fault(key, repr(template), f"unknown placeholder {{{field}}}; valid are {valid}")
+        for field in sorted(used - set(known))
+    ]

@@ -1,0 +1,111 @@
+"""Words per style and per object reach captions and prompts; what tables and set disagree on is told at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.challenge import read_challenge
+from jdx.errors import ConfigError
+from jdx.stages.wording import Wording
+from jdx.validation import build
+from tests.configs import compose_plain
+from tests.data.sets import make_style
+
+TEMPLATES = {
+    "train": "{prefix}{object} in style_{style}",
+    "generate": "{prefix}{Object} in style_{style}{phrase}, {expansion}",
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for style in ("00", "05", "chalk"):
+        make_style(tmp_path / "set" / style, pictures=("cat.png",), prompts={"0": "Owl", "1": "Ice cream"})
+    return tmp_path / "set"
+
+
+def wording(root: Path, styles: Any = None, expand: Any = None, *overrides: str, **templates: str) -> Wording:
+    config = compose_plain("data=challenge", f"data.root={root}", *overrides)
+    config["method"]["prompts"] |= {"styles": styles, "expand": expand, **templates}
+    trial = build(json.loads(json.dumps(config)))
+    return Wording(trial, read_challenge(root, styles=trial.data.styles))
+
+
+def faults_of(root: Path, *given: Any, **templates: str) -> dict[str, str]:
+    return {fault.key: fault.allowed for fault in wording(root, *given, **templates).faults()}
+
+
+def test_words_of_a_style_reach_its_captions_and_prompts(root: Path) -> None:
+    styles = {
+        "00": {"phrase": " neon", "prefix": "a "},
+        5: {"negative": "blur", "generate": "{a_object}, relief{phrase}"},
+        "*": {"phrase": " plain"},
+    }
+    words = wording(root, styles, "hypernyms", "sampler.negative_prompt=ugly", **TEMPLATES)
+    assert words.faults() == []
+    assert words.caption("00", "cat") == "a cat in style_00"
+    assert words.prompt("00", "Ice cream") == "a Ice cream in style_00 neon, ice cream, frozen dessert"
+    assert words.prompt("05", "Owl") == "an owl, relief"
+    assert words.prompt("chalk", "Axolotl") == "Axolotl in style_chalk plain, axolotl"  # "*" of both tables
+    assert [words.negative(style) for style in ("00", "05", "chalk")] == ["ugly", "blur", "ugly"]
+
+
+def test_unknown_styles_get_the_valid_ones(root: Path) -> None:
+    faults = faults_of(root, {"00": {}, "5": {}, "chlak": {}})
+    assert faults == {"method.prompts.styles.chlak": "no such style in the set; did you mean chalk?"}
+    # a style of the set that this trial leaves out is known
+    assert faults_of(root, {"chalk": {"negative": "x"}}, None, "data.styles=[00]") == {}
+
+
+def test_style_without_the_words_that_its_template_names(root: Path) -> None:
+    faults = faults_of(root, {"00": {"phrase": "a"}}, None, generate="{object} {phrase}")
+    assert set(faults) == {"method.prompts.styles.05", "method.prompts.styles.chalk"}
+    assert faults_of(root, {"00": {"phrase": "a"}, "*": {}}, None, generate="{object} {phrase}") == {}
+
+
+def test_prompt_without_expansion_is_told_with_the_nearest(root: Path) -> None:
+    given = {"owl": "owl, bird", "ice creme": "dessert"}
+    faults = faults_of(root, None, given, generate="{expansion}")
+    assert set(faults) == {"method.prompts.expand.ice cream"}
+    assert "did you mean ice creme" in faults["method.prompts.expand.ice cream"]
+    trained = faults_of(root, None, {"owl": "a", "ice cream": "b"}, train="{expansion}")
+    assert set(trained) == {"method.prompts.expand.cat"}  # references too, where they are captioned with it
+
+
+def test_tables_without_effect_are_said(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert faults_of(root, {"00": {"phrase": "a"}}, "hypernyms") == {}
+    assert "no template has a place for them: {phrase}" in caplog.text
+    assert "no template has a place for it: {expansion}" in caplog.text
+    assert faults_of(root, {"99": {}, "*": {}}) == {}
+    assert "1 styles that this set does not: 99" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "words"),
+    [
+        ({"generate": "{object} {phrase}"}, "method.prompts.generate", "method.prompts.styles"),
+        ({"train": "{expansion}"}, "method.prompts.train", "method.prompts.expand"),
+        ({"origin": "a picture"}, "method.prompts.origin", "{expansion}"),
+        ({"origin": "{object} in {style}"}, "method.prompts.origin", "unknown placeholder {style}"),
+        ({"styles": {"00": {"generate": "{objct}"}}}, "method.prompts.styles.00.generate", "{objct}"),
+        ({"styles": {"00": {"generate": "thing"}}}, "method.prompts.styles.00.generate", "same thing"),
+        ({"styles": "nowhere.yaml"}, "method.prompts.styles", "no such table"),
+        ({"expand": {"cat": 3}}, "method.prompts.expand.cat", "must be a text"),
+        ({"origin_scale": 1.5}, "method.prompts.origin_scale", "less than or equal to 1"),
+    ],
+)
+def test_faults_of_words_are_told_with_all_others(
+    root: Path, settings: dict[str, Any], key: str, words: str
+) -> None:
+    config = compose_plain("data=challenge", f"data.root={root}")
+    config["method"]["prompts"] |= settings
+    config["train"]["snapshots"] = [] if "origin_scale" in settings else [10**5]
+    with pytest.raises(ConfigError) as caught:
+        build(json.loads(json.dumps(config)))
+    faults = {fault.key: fault.allowed for fault in caught.value.faults}
+    assert words in faults[key]
+    assert "origin_scale" in settings or "train.snapshots" in faults
