@@ -20,11 +20,11 @@ from data.challenge import load_picture
 from jdx import draws
 from jdx.backends.base import CropSpec, EncodeJob, OnStyle
 from jdx.backends.torch.devices import in_batches, pictures_that_fit
-from jdx.backends.torch.files import write_bytes
 from jdx.backends.torch.models import Models
 from jdx.backends.torch.pictures import to_pixels
 from jdx.digests import file_digest
 from jdx.errors import ConfigError, Fault
+from jdx.files import write_bytes
 from jdx.progress import Progress, Task
 
 FILE = "moments.safetensors"

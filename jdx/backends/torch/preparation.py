@@ -19,7 +19,7 @@ from jdx.backends.torch.adamw import Knobs, StackedAdamW
 from jdx.backends.torch.adapters import canonical_te_path
 from jdx.backends.torch.batches import Drawer, Noising, Pictures, Sample, Source
 from jdx.backends.torch.checks import MOMENTS
-from jdx.backends.torch.dropout import KeyedDropout
+from jdx.backends.torch.dropout import BYTES_AN_ENTRY, KeyedDropout
 from jdx.backends.torch.ema import StackedEma
 from jdx.backends.torch.enhancer_part import EnhancerPart
 from jdx.backends.torch.models import Models
@@ -221,6 +221,8 @@ def measure(job: TrainJob, models: Models, group: Sequence[AdapterSpec]) -> memo
         held = [tensor for part in parts.values() for tensor in part.held()]
         known = [*models.unet.parameters(), *models.text_encoder.parameters(), *held]
         sample = memory.kept_for_backward(lambda: losses_of(models, captions, parts.values(), drawn), known)
+        if dropout is not None:
+            sample += dropout.widest * BYTES_AN_ENTRY
         copies = memory.COPIES + any(a.ema_decay is not None for a in group)
         adapter = sum(part.width * part.flat.element_size() * copies for part in parts.values())
     return memory.Need(sample, adapter)

@@ -15,10 +15,10 @@ import torch
 from diffusers.training_utils import EMAModel
 
 from jdx.backends.base import AdapterSpec, LoraSpec, ModelSpec, ScheduleSpec
-from jdx.backends.torch import packs, styleid
+from jdx.backends.torch import packs, preparation, styleid
 from jdx.backends.torch.batches import Drawer, plan_passes
 from jdx.backends.torch.models import Models, load
-from jdx.backends.torch.preparation import noising_of, read_sources
+from jdx.backends.torch.preparation import measure, noising_of, read_sources
 from jdx.backends.torch.stacked import StackedLinear
 from jdx.backends.torch.styleid_memory import FeatureMemory, Place
 from jdx.errors import BackendError, ConfigError
@@ -352,6 +352,23 @@ def test_dropout_changes_the_result_but_not_with_the_company(
     alone = run(make_job(moments, models, THREE[2], **settings, micro_batch=1), models, tmp_path / "alone")
     assert largest_gap(dropped.tensors("11"), together.tensors("11")) > 1e-5
     assert largest_gap(dropped.tensors("11"), alone.tensors("11")) < 1e-10
+
+
+def test_memory_counts_what_masks_take_while_they_are_made(
+    models: Models, moments: Moments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda _, args: seen.append(args[0][0].numel()))
+        for path, module in models.unet.named_modules()
+        if path.endswith(("to_q", "to_v"))
+    ]
+    job = make_job(moments, models, THREE[2], dropout=0.3)
+    whole = measure(job, models, [THREE[2]]).sample
+    for hook in hooks:
+        hook.remove()
+    monkeypatch.setattr(preparation, "BYTES_AN_ENTRY", 0)
+    assert whole - measure(job, models, [THREE[2]]).sample == 12 * max(seen)
 
 
 def test_a_callback_may_move_the_folder_and_may_stop_the_training(
