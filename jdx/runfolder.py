@@ -26,7 +26,11 @@ from jdx.store import ENTRY
 
 log = logging.getLogger(__name__)
 
-ADAPTER_FILES = ("pytorch_lora_weights.safetensors", "vae_enhancer.safetensors")
+ADAPTER_FILES = (
+    "pytorch_lora_weights.safetensors",
+    "vae_enhancer.safetensors",
+    "learned_embeds.safetensors",
+)
 """What a snapshot may hold for drawing."""
 MARKS = ("seeds.json", "trial.json")
 """One of these is there from a trial's beginning to its end: a folder without them holds nobody's trial."""

@@ -79,7 +79,7 @@ Table = Location | dict[str, Any] | None  # a file, the name of one that comes w
 
 @record
 class Prompts:
-    """Templates with {object}, {Object}, {a_object}, {style}, {prefix}, {phrase} and {expansion}; docs/methods.md."""
+    """Templates with {object}, {Object}, {a_object}, {style}, {token}, {prefix}, {phrase} and {expansion}."""
 
     train: str = "an image of {object} in style_{style}"
     generate: str = "an image of {object} in style_{style}"
@@ -175,17 +175,30 @@ class Enhancer:
 
 
 @record
+class Tokens:
+    """Textual inversion (Gal et al. 2022): a word for each style, {token} in templates, learnt from its references."""
+
+    vectors: Annotated[int, Field(ge=0, le=64)]  # embeddings of the word; 0 = off
+    init: Annotated[str, Field(min_length=1)]  # the word whose embedding each vector starts from
+    lr: Rate
+    weight_decay: Annotated[float, Field(ge=0.0)]
+    steps: OptionalCount = None  # after so many steps the word stays as it is; null = it learns to the end
+
+
+@record
 class Method:
     """Which parts a trial is composed of."""
 
     name: str
     train: bool = True  # false = draw with the untouched base
+    lora_rank: Rank = 4  # what lora.rank is unless told otherwise; 0 = a method without adapters
     prompts: Prompts
     prior: Prior
     init: Init
     blend: Blend
     styleid: StyleId
     enhancer: Enhancer
+    tokens: Tokens
 
 
 @record
@@ -212,6 +225,7 @@ class NetworkOptim:
     """What may differ between networks."""
 
     lr: Rate
+    start_step: Annotated[int, Field(ge=0)] = 0  # steps before its adapter begins to learn
 
 
 @record

@@ -14,6 +14,7 @@ from jdx.errors import ConfigError, Fault
 from jdx.methods.schedule import PREFIX_SAFE
 from jdx.prompt_faults import prompt_faults
 from jdx.schema import TrialConfig, leaves, plain
+from jdx.window_faults import window_faults
 
 FOREIGN = ("launcher",)
 """Groups that the sweeper reads; `launcher.factory.build` checks them."""
@@ -145,6 +146,7 @@ def contradictions(trial: TrialConfig) -> list[Fault]:
         *_training_faults(trial),
         *prompt_faults(trial),
         *_method_faults(trial),
+        *window_faults(trial),
         *_blend_faults(trial),
         *_file_faults(trial),
     ]
@@ -153,14 +155,6 @@ def contradictions(trial: TrialConfig) -> list[Fault]:
 def _training_faults(trial: TrialConfig) -> list[Fault]:
     faults = []
     lora, train = trial.lora, trial.train
-    if trial.method.train and lora.unet.rank == 0 and lora.text_encoder.rank == 0:
-        faults.append(
-            Fault(
-                "lora.unet.rank",
-                "0",
-                "nothing would be trained: give lora.rank or lora.text_encoder.rank at least 1, or use method=base",
-            )
-        )
     for name, network in (("unet", lora.unet), ("text_encoder", lora.text_encoder)):
         if network.rank and not network.targets:
             faults.append(Fault(f"lora.{name}.targets", "[]", "name at least one module, such as to_q"))

@@ -326,13 +326,18 @@ class Backend(ABC):
 
     @abstractmethod
     def name_faults(
-        self, model: ModelSpec, targets: Mapping[str, Sequence[str]], layers: Mapping[str, Sequence[str]]
+        self,
+        model: ModelSpec,
+        targets: Mapping[str, Sequence[str]],
+        layers: Mapping[str, Sequence[str]],
+        tokens: Sequence[TokensSpec] = (),
     ) -> list[Fault]:
         """LoRA targets ({"unet" | "text_encoder": names}) and self-attentions that the model lacks.
 
         layers: {"styleid" | "blend.c2f" | "blend.f2c": names}. Keys of the faults: the same with `.targets` or
-        `.layers`. No weights are loaded, but a hub id may be downloaded. Raises BackendError when the model cannot
-        be had.
+        `.layers`. tokens: words to be learnt; keys `tokens.token` for names that the tokenizer has already, and
+        `tokens.init` for words that it cannot spell. No weights are loaded, but a hub id may be downloaded.
+        Raises BackendError when the model cannot be had.
         """
 
     @abstractmethod

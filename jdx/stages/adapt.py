@@ -18,6 +18,7 @@ from jdx.backends.base import AdapterSpec, EnhancerSpec, LoraSpec, ScheduleSpec,
 from jdx.methods.schedule import PREFIX_SAFE
 from jdx.schema import NetworkLora, Optim
 from jdx.stages.bench import Bench
+from jdx.stages.wording import token_of
 from jdx.store import key_of
 
 VERSION = 1
@@ -71,7 +72,10 @@ def adapter_specs(bench: Bench, prior: Mapping[str, tuple[str, ...]]) -> dict[st
             prior_fraction=config.method.prior.fraction if style.id in prior else None,
             min_snr_gamma=config.train.min_snr_gamma,
             ema_decay=config.train.ema_decay,
+            unet_start=config.optim.unet.start_step if config.lora.unet.rank else 0,
+            text_encoder_start=config.optim.text_encoder.start_step if config.lora.text_encoder.rank else 0,
             enhancer=EnhancerSpec(enhancer.weight, enhancer.lr, enhancer.zero) if enhancer.enabled else None,
+            tokens=token_of(config, style.id),
         )
     return specs
 

@@ -116,6 +116,32 @@ def test_saved_adapter_draws_our_picture_in_a_plain_pipeline(lab: Lab, tiny_sd: 
     assert np.abs(plain - ours).max() > 5.0  # the adapter does change the picture
 
 
+def test_learnt_word_draws_our_picture_in_a_plain_pipeline(lab: Lab, tiny_sd: Path) -> None:
+    settings = ("method=textual_inversion", "lora.rank=0", "method.tokens.vectors=2", "method.tokens.lr=0.5")
+    _, run = lab.run(*settings, "method.tokens.init=e", "train.snapshots=[2]")
+    folder = run / "adapters" / "00"
+    assert [path.name for path in folder.iterdir()] == ["learned_embeds.safetensors"]
+    assert (run / "adapters" / "step_2" / "05" / "learned_embeds.safetensors").is_file()
+    seed = json.loads((run / "seeds.json").read_text())["00"]["Dog"]
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.load_textual_inversion(folder, weight_name="learned_embeds.safetensors", local_files_only=True)
+
+    def draw(prompt: str) -> Any:
+        generator = torch.Generator("cpu").manual_seed(seed)
+        common = {"num_inference_steps": 2, "guidance_scale": 7.5, "height": 64, "width": 64}
+        return pipeline(prompt, generator=generator, output_type="np", **common).images[0] * 255
+
+    ours = pixels(run / "images")["00/Dog.png"].astype(float)
+    assert np.abs(draw("an image of dog in the style of <style_00>") - ours).max() < 1.0
+    assert np.abs(draw("an image of dog in the style of e e") - ours).max() > 3.0
+
+
+def test_a_word_that_cannot_be_learnt_is_told_before_training(lab: Lab) -> None:
+    with pytest.raises(ConfigError, match=r"method\.tokens\.init = '<\|endoftext\|>'"):
+        lab.run("method=textual_inversion", "method.tokens.init='<|endoftext|>'")
+
+
 def test_second_run_makes_nothing_again_and_gives_the_same(lab: Lab) -> None:
     first, one = lab.run()
     second, two = lab.run("backend.micro_batch=1", "tags=[again]")
@@ -174,7 +200,9 @@ def test_seeds_file_fixes_single_pictures(lab: Lab) -> None:
     assert np.array_equal(a["00/Ice cream.png"], b["00/Ice cream.png"])
 
 
-@pytest.mark.parametrize("method", ["base", "prior", "average", "blend", "styleid", "styleid_db"])
+@pytest.mark.parametrize(
+    "method", ["base", "prior", "average", "blend", "styleid", "styleid_db", "dreambooth_ti"]
+)
 def test_every_method_runs(lab: Lab, method: str) -> None:
     extra = [
         "method.prior.per_word=1",
