@@ -65,16 +65,18 @@ def test_a_dead_holder_holds_nothing(tmp_path: Path) -> None:
 def test_a_forked_child_does_not_keep_its_parents_share(tmp_path: Path) -> None:
     places, card = Places(tmp_path), Place("card")
     (hold,) = places.take([card], 1.0, 1, anybody) or []
-    out, into = os.pipe()
+    (end, ending), (ready, told) = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(into)
-        os.read(out, 1)
+        os.close(ending)
+        os.write(told, b"x")
+        os.read(end, 1)
         os._exit(0)
-    os.close(out)
+    os.read(ready, 1)  # the child is past what happens at a fork
     hold.lease.close()  # what the parent's death does
     assert places.used([card]) == {"card": 0.0}
-    os.close(into)
+    for fd in (end, ending, ready, told):
+        os.close(fd)
     os.waitpid(child, 0)
 
 
