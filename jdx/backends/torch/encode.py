@@ -144,8 +144,7 @@ def cut(picture: Image.Image, crop: CropSpec, *name: draws.Name) -> Image.Image:
     else:
         left, top = round(across / 2), round(down / 2)
     square = picture.crop((left, top, left + side, top + side))
-    mirrored = crop.flip > 0 and draws.uniform(*name, "flip") < crop.flip
-    return ImageOps.mirror(square) if mirrored else square
+    return ImageOps.mirror(square) if crop.mirrors(*name) else square
 
 
 def _record(job: EncodeJob, pictures: Sequence[str]) -> dict[str, object]:

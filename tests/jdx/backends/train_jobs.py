@@ -73,6 +73,8 @@ class Moments:
     known: dict[str, Path] = field(default_factory=dict)
 
     def of(self, style: str, pictures: int = PICTURES) -> Path:
+        """Three pictures; "few" has one."""
+        pictures = 1 if style == "few" else pictures
         if style not in self.known:
             self.known[style] = write_moments(self.root / style, style, pictures)
         return self.known[style]
@@ -85,7 +87,7 @@ def make_job(moments: Moments, models: Models, *adapters: AdapterSpec, **setting
     return TrainJob(
         models.spec,
         adapters,
-        {a.style: moments.of(a.style) for a in adapters},
+        {source: moments.of(source) for a in adapters for source in a.sources or (a.style,)},
         prior_moments=priors,
         enhancer_moments=whole,
         **{"snapshots": (4,), "log_every": 2, **settings},
@@ -203,18 +205,27 @@ class Reference:
             prior = draws.uniform(*name, "class") < a.prior_fraction
         self.classes += prior
         kind = "prior " if prior else ""
-        folders = self.job.prior_moments[a.style] if prior else (self.job.moments[a.style],)
+        own = tuple(self.job.moments[source] for source in a.sources or (a.style,))
+        folders = self.job.prior_moments[a.style] if prior else own
         moments = [load_file(folder / "moments.safetensors") for folder in folders]
         mean, std = (
             np.concatenate([m[part] for m in moments]).astype(np.float64) for part in ("mean", "std")
         )
-        captions = a.prior_captions if prior else a.captions
-        ref = draws.visit(len(captions), step * n + i, *who, kind + "order")
+        captions: Sequence[str | tuple[str, ...]] = a.prior_captions if prior else a.captions
+        if a.sources and not prior:  # rounds over the sources; in each round one picture of every source
+            turn, place = divmod(step * n + i, len(folders))
+            source = draws.visit(len(folders), turn * len(folders) + place, *who, "order", "source")
+            sizes = [len(m["mean"]) for m in moments]
+            ref = sum(sizes[:source]) + draws.visit(sizes[source], turn, *who, "order", source)
+        else:
+            ref = draws.visit(len(captions), step * n + i, *who, kind + "order")
         view = draws.integer(VARIANTS, *name, kind + "view")
         blur = draws.normal((4, SIZE, SIZE), *name, kind + "posterior")
         latent = torch.from_numpy(mean[ref, view] + std[ref, view] * blur) * self.models.vae_scaling
         noise = torch.from_numpy(draws.normal((4, SIZE, SIZE), *name, kind + "noise")).double()
-        return latent, noise, draws.integer(1000, *name, kind + "timestep"), captions[ref], prior
+        caption = captions[ref]
+        text = caption if isinstance(caption, str) else caption[view]
+        return latent, noise, draws.integer(1000, *name, kind + "timestep"), text, prior
 
     def _half(self, step: int, prior: bool) -> Tensor:
         """Mean squared error over the instance or the class samples of a step."""
