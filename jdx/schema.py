@@ -215,6 +215,7 @@ class Lora:
     """Low-rank adapters (Hu et al. 2021) on the UNet and the text encoder."""
 
     rank: Rank  # short for unet.rank
+    joint: bool = False  # one adapter over all styles, which its captions tell apart
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     unet: NetworkLora
     text_encoder: NetworkLora
@@ -255,6 +256,7 @@ class Crop:
     random: bool  # false = centre
     variants: Annotated[int, Field(ge=1, le=512)]  # different views per picture, encoded once each
     flip: Share  # probability of a mirrored view
+    flip_tag: str = ""  # added to the caption of a mirrored view
     rotation: Annotated[float, Field(ge=0.0, le=180.0)] = (
         0.0  # degrees; turned by a uniform angle within ± this
     )

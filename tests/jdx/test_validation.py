@@ -86,6 +86,7 @@ def test_every_fault_is_reported_together() -> None:
         ),
         ("optim.unet.start_step=400", "optim.unet.start_step", "below train.steps = 400"),
         ("optim.unet.start_step=9", "optim.unet.start_step", "nothing would learn in steps 1 to 9"),
+        ("train.crop.flip_tag=',mirrored'", "train.crop.flip_tag", "no view is mirrored"),
         ("method.blend.c2f.share=1.1", "method.blend.c2f.share", "less than or equal to 1"),
         ("method.blend.f2c.share=-0.1", "method.blend.f2c.share", "greater than or equal to 0"),
         ("method.blend.coarse.prompt='A {objet}'", "method.blend.coarse.prompt", "placeholder"),
@@ -125,6 +126,12 @@ def test_blending_needs_two_different_branches_that_meet() -> None:
     assert "untouched base" in faults["method.blend.enabled"]
     assert "nothing would reach the fine branch" in faults["method.blend.c2f.layers"]
     assert "nothing would reach the fine branch" in faults["method.blend.c2f.share"]
+
+
+def test_a_joint_adapter_is_trained_and_has_nothing_that_belongs_to_one_style() -> None:
+    faults = faults_of("lora=joint", "method=base", "method.enhancer.enabled=true")
+    assert "nothing is trained" in faults["lora.joint"]
+    assert "belongs to one style" in faults["method.enhancer.enabled"]
 
 
 def test_command_line_lists_every_misspelt_setting() -> None:

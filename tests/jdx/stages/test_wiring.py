@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jdx import trial, validation
+from jdx import draws, trial, validation
 from jdx.backends.base import (
     BlendSpec,
     CropSpec,
@@ -118,7 +118,7 @@ def test_views_are_cut_as_the_settings_say_and_class_pictures_at_the_centre(lab:
     assert (whole.crop, whole.pictures) == (prior.crop, own.pictures)  # what an enhancer sees
     captions = notes.trained[0].adapters[1].captions
     assert [Path(p).stem.strip("_").replace("_", " ") for p in own.pictures["05"]] == [
-        caption.removeprefix("a ").removesuffix(" by 05") for caption in captions
+        str(caption).removeprefix("a ").removesuffix(" by 05") for caption in captions
     ]
 
 
@@ -337,3 +337,37 @@ def test_a_method_without_adapters_has_none_unless_told(lab: Lab) -> None:
     assert notes.trained[0].adapters[0].unet == LoraSpec(0, 1.0, ())
     notes, _ = lab.run("method=textual_inversion", "lora.rank=8")
     assert notes.trained[0].adapters[0].unet.rank == 8
+
+
+def test_a_joint_adapter_gets_all_styles_pictures_and_captions(lab: Lab) -> None:
+    notes, _ = lab.run(*EVERYTHING, "method.enhancer.enabled=false", "lora.joint=true")
+    (job,) = notes.trained
+    (adapter,) = job.adapters
+    assert (adapter.style, adapter.sources) == ("joint", ("00", "05"))
+    both = lab.run(*EVERYTHING, "method.enhancer.enabled=false")[0].trained[0]
+    one, other = both.adapters
+    assert adapter.captions == (*one.captions, *other.captions)
+    assert adapter.prior_captions == (*one.prior_captions, *other.prior_captions)
+    assert job.moments == both.moments
+    assert job.prior_moments == {"joint": (*both.prior_moments["00"], *both.prior_moments["05"])}
+    assert len({style.adapter for style in notes.drawn[1].styles}) == 1
+
+
+def test_mirrored_views_are_tagged(lab: Lab) -> None:
+    """The tag is on exactly those views that the encoder mirrors: its draw, written out."""
+    flips = (
+        "train.crop.flip=0.5",
+        "train.crop.flip_tag=', mirrored'",
+        "train.crop.variants=6",
+        "train.seed=3",
+    )
+    notes, _ = lab.run("method.prompts.train={object} {style}", *flips)
+    seen = set()
+    for adapter, style in zip(notes.trained[0].adapters, ("00", "05"), strict=True):
+        for captions, path in zip(adapter.captions, notes.encoded[0].pictures[style], strict=True):
+            stem = Path(path).stem
+            word = f"{stem.strip('_').replace('_', ' ')} {style}"
+            flags = [draws.uniform(3, style, stem, variant, "flip") < 0.5 for variant in range(6)]
+            assert captions == tuple(f"{word}, mirrored" if flag else word for flag in flags)
+            seen |= set(flags)
+    assert seen == {True, False}
