@@ -20,7 +20,6 @@ from jdx.backends.base import (
     OnSnapshot,
     OnStyle,
     StyliseJob,
-    TokensSpec,
     TrainJob,
     TrainOutcome,
 )
@@ -68,16 +67,12 @@ class TorchBackend(Backend):
         return spec_faults(model)
 
     def name_faults(
-        self,
-        model: ModelSpec,
-        targets: Mapping[str, Sequence[str]],
-        layers: Mapping[str, Sequence[str]],
-        tokens: Sequence[TokensSpec] = (),
+        self, model: ModelSpec, targets: Mapping[str, Sequence[str]], layers: Mapping[str, Sequence[str]]
     ) -> list[Fault]:
         """Targets and layers that the model lacks, see `skeleton.name_faults`."""
         from jdx.backends.torch.skeleton import name_faults
 
-        return name_faults(model, targets, layers, tokens)
+        return name_faults(model, targets, layers)
 
     def models(self, spec: ModelSpec) -> Models:
         """The loaded model, from the process's cache."""
