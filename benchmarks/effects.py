@@ -26,7 +26,7 @@ assert jdx.train
 
 COMMON = ("lora.rank=32", "tracker=none", "quiet=true")
 # Few words and a high rate for many steps: where DreamBooth forgets what things look like.
-OVERFIT = ("data.max_references=3", "optim.unet.lr=4e-3")
+OVERFIT = ("data.max_references=3", "optim.unet.lr=3e-3")
 ROWS: dict[str, tuple[str, ...]] = {
     "base": ("method=base",),
     "base, DreamBooth's prompt": (

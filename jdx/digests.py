@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from jdx.backends.base import ModelSpec
-from jdx.store import write_atomic
+from jdx.files import write_text
 
 MODEL_FILES = (".safetensors", ".bin", ".json", ".txt")
 
@@ -49,7 +49,7 @@ def _folder_digest(folder: Path, cache: Path | None) -> str:
         total.update(f"{path.relative_to(folder).as_posix()}\0{fresh[name]}\n".encode())
     if cache is not None and not fresh.keys() <= known.keys():
         cache.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(cache, json.dumps(known | fresh, indent=0))
+        write_text(cache, json.dumps(known | fresh, indent=0))
     return total.hexdigest()[:24]
 
 

@@ -8,7 +8,9 @@ from jdx.schema import Prompts, StyleWords, TrialConfig
 from jdx.tables import style_table, word_table
 
 STYLE_PLACES = (*OBJECT_FORMS, "style", "prefix", "phrase", "expansion")
-"""What a style's own templates may hold."""
+"""What templates of all of a style's prompts may hold."""
+TOKEN_PLACES = (*STYLE_PLACES, "token")
+"""What a style's own captions and prompts may hold."""
 OBJECT_PLACES = (*OBJECT_FORMS, "expansion")
 """What templates may hold that all styles share. One of these must be in a template that is drawn."""
 
@@ -30,11 +32,33 @@ def prompt_faults(trial: TrialConfig) -> list[Fault]:
         "method.prior.caption": prior.caption,
         "method.prompts.origin": prompts.origin,
     }
-    faults += [f for key, text in styled.items() for f in _template_faults(key, text, STYLE_PLACES)]
+    for key, text in styled.items():
+        coarse = (
+            key == "method.blend.coarse.prompt"
+        )  # written for a text encoder that has not learnt the word
+        faults += _template_faults(key, text, STYLE_PLACES if coarse else TOKEN_PLACES)
     faults += [f for key, text in shared.items() for f in _template_faults(key, text, OBJECT_PLACES)]
     faulty = {fault.key for fault in faults}
     right = {key: text for key, text in (styled | shared).items() if key not in faulty}
-    return faults + [fault for key, text in right.items() for fault in _place_faults(prompts, key, text)]
+    faults += [fault for key, text in right.items() for fault in _place_faults(prompts, key, text)]
+    return faults + [
+        fault
+        for key, text in right.items()
+        if key.endswith((".train", ".generate"))
+        for fault in _token_faults(trial, key, text)
+    ]
+
+
+def _token_faults(trial: TrialConfig, key: str, template: str) -> list[Fault]:
+    """A caption or prompt that says a word that is not learnt, or does not say the one that is."""
+    vectors, says = trial.method.tokens.vectors, "token" in placeholders(template)
+    if says and not (vectors and trial.method.train):
+        what = "{token} stands for a learnt word: method.tokens.vectors=1 with method.train=true"
+        return [Fault(key, repr(template), what)]
+    if vectors and trial.method.train and not says:
+        what = f"does not say {{token}}, the word that method.tokens.vectors = {vectors} learns: add it, or 0 vectors"
+        return [Fault(key, repr(template), what)]
+    return []
 
 
 def _tables(prompts: Prompts) -> tuple[dict[str, StyleWords], list[Fault]]:

@@ -18,14 +18,19 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from jdx.errors import ConfigError, Fault
+from jdx.files import write_text
 from jdx.schema import plain
 from jdx.stages.adapt import Adapters, read_losses
 from jdx.stages.bench import Bench
-from jdx.store import ENTRY, write_atomic
+from jdx.store import ENTRY
 
 log = logging.getLogger(__name__)
 
-ADAPTER_FILES = ("pytorch_lora_weights.safetensors", "vae_enhancer.safetensors")
+ADAPTER_FILES = (
+    "pytorch_lora_weights.safetensors",
+    "vae_enhancer.safetensors",
+    "learned_embeds.safetensors",
+)
 """What a snapshot may hold for drawing."""
 MARKS = ("seeds.json", "trial.json")
 """One of these is there from a trial's beginning to its end: a folder without them holds nobody's trial."""
@@ -79,7 +84,7 @@ def _set_aside(run_dir: Path) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """JSON, written whole or not at all."""
-    write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def put_adapters(run_dir: Path, adapters: Adapters) -> None:
@@ -127,7 +132,7 @@ def put_losses(run_dir: Path, adapters: Adapters) -> dict[str, list[tuple[int, f
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["style", "step", "loss"])
         writer.writerows([style, step, loss] for style, rows in losses.items() for step, loss in rows)
-        write_atomic(run_dir / "losses.csv", text.getvalue())
+        write_text(run_dir / "losses.csv", text.getvalue())
     return losses
 
 

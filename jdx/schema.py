@@ -79,7 +79,7 @@ Table = Location | dict[str, Any] | None  # a file, the name of one that comes w
 
 @record
 class Prompts:
-    """Templates with {object}, {Object}, {a_object}, {style}, {prefix}, {phrase} and {expansion}; docs/methods.md."""
+    """Templates with {object}, {Object}, {a_object}, {style}, {token}, {prefix}, {phrase} and {expansion}."""
 
     train: str = "an image of {object} in style_{style}"
     generate: str = "an image of {object} in style_{style}"
@@ -175,17 +175,30 @@ class Enhancer:
 
 
 @record
+class Tokens:
+    """Textual inversion (Gal et al. 2022): a word for each style, {token} in templates, learnt from its references."""
+
+    vectors: Annotated[int, Field(ge=0, le=64)]  # embeddings of the word; 0 = off
+    init: Annotated[str, Field(min_length=1)]  # the word whose embedding each vector starts from
+    lr: Rate
+    weight_decay: Annotated[float, Field(ge=0.0)]
+    steps: OptionalCount = None  # after so many steps the word stays as it is; null = it learns to the end
+
+
+@record
 class Method:
     """Which parts a trial is composed of."""
 
     name: str
     train: bool = True  # false = draw with the untouched base
+    lora_rank: Rank = 4  # what lora.rank is unless told otherwise; 0 = a method without adapters
     prompts: Prompts
     prior: Prior
     init: Init
     blend: Blend
     styleid: StyleId
     enhancer: Enhancer
+    tokens: Tokens
 
 
 @record
@@ -202,6 +215,7 @@ class Lora:
     """Low-rank adapters (Hu et al. 2021) on the UNet and the text encoder."""
 
     rank: Rank  # short for unet.rank
+    joint: bool = False  # one adapter over all styles, which its captions tell apart
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     unet: NetworkLora
     text_encoder: NetworkLora
@@ -212,6 +226,7 @@ class NetworkOptim:
     """What may differ between networks."""
 
     lr: Rate
+    start_step: Annotated[int, Field(ge=0)] = 0  # steps before its adapter begins to learn
 
 
 @record
@@ -241,6 +256,7 @@ class Crop:
     random: bool  # false = centre
     variants: Annotated[int, Field(ge=1, le=512)]  # different views per picture, encoded once each
     flip: Share  # probability of a mirrored view
+    flip_tag: str = ""  # added to the caption of a mirrored view
     rotation: Annotated[float, Field(ge=0.0, le=180.0)] = (
         0.0  # degrees; turned by a uniform angle within ± this
     )

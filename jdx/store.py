@@ -24,6 +24,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from jdx.errors import ConfigError, Fault
+from jdx.files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -48,19 +49,6 @@ def _plain(value: Any) -> Any:
 def key_of(content: Mapping[str, Any]) -> str:
     """24 hexadecimal digits of the SHA-256 of the canonical content."""
     return hashlib.sha256(canonical(content).encode()).hexdigest()[:24]
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write beside, flush to disk, replace: a reader sees the old file or the new one, never half of it."""
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 class Store:
@@ -104,7 +92,7 @@ class Store:
         target = self.path(stage, key, part)
         entry = {"stage": stage, "key": key, "part": part, "created": time.time(), "files": _sizes(folder)}
         entry |= record
-        write_atomic(folder / ENTRY, json.dumps(entry, indent=1, default=_plain, ensure_ascii=False))
+        write_text(folder / ENTRY, json.dumps(entry, indent=1, default=_plain, ensure_ascii=False))
         _sync(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:

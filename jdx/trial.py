@@ -25,6 +25,7 @@ from jdx.stages.adapt import Adapters, adapt, adapter_specs
 from jdx.stages.bench import Bench
 from jdx.stages.encode import crop_of, encode
 from jdx.stages.generate import Seeds, generate, seeds_of
+from jdx.stages.joint import joined, joint_faults
 from jdx.stages.prior import class_pictures
 from jdx.stages.score import Scores, check_judges
 from jdx.stages.stylise import reference_faults, stylise
@@ -108,6 +109,7 @@ def _open(config: TrialConfig, challenge: ChallengeSet, progress: Progress) -> t
     bench = Bench(config, challenge, backend, store, progress, make_tracker(config.tracker), model, {})
     faults = [Fault("model.path", config.model.path, text) for text in backend.check(model)]
     faults += reference_faults(bench)
+    faults += joint_faults(bench)
     faults += check_judges(config.evaluation)
     faults += bench.wording.faults()
     seeds: Seeds = {}
@@ -189,23 +191,32 @@ def _groups(bench: Bench, run_dir: Path, seeds: Seeds, work: _Work, scores: Scor
     watcher = observer.current()
     order = list(watcher.order(bench.challenge.ids))
     size = bench.config.group_size or len(order)
+    joint = _trained(bench, run_dir, work) if bench.config.lora.joint else None  # needs all styles at once
     for start in range(0, len(order), size):
         if start and watcher.stopping():
             work.stopped = True
             return
-        _group(bench.part(order[start : start + size]), run_dir, seeds, work, scores)
+        part = bench.part(order[start : start + size])
+        _group(part, joint or _trained(part, run_dir, work), run_dir, seeds, work, scores)
     if bench.config.method.train and not work.adapters.steps:
         reasons = "; ".join(f"{s}: {why} (step {n})" for s, (n, why) in work.adapters.failed.items())
         raise BackendError(f"training stopped for every style: {reasons}. Try a lower optim.unet.lr.")
 
 
-def _group(bench: Bench, run_dir: Path, seeds: Seeds, work: _Work, scores: Scores) -> None:
-    watch = work.watch
+def _trained(bench: Bench, run_dir: Path, work: _Work) -> Adapters:
+    """The adapters of these styles, put into the run folder."""
     adapters = _adapters(bench, work)
     work.adapters.steps |= adapters.steps
     work.adapters.failed |= adapters.failed
     runfolder.put_adapters(run_dir, adapters)
     runfolder.put_losses(run_dir, work.adapters)
+    return adapters
+
+
+def _group(
+    bench: Bench, adapters: Adapters, run_dir: Path, seeds: Seeds, work: _Work, scores: Scores
+) -> None:
+    watch = work.watch
     with watch("generate"):
         pictures = generate(bench, _drawn_styles(bench, adapters), seeds)
         work.add("generate", pictures)
@@ -251,6 +262,8 @@ def _adapters(bench: Bench, work: _Work) -> Adapters:
         whole = encode(bench, references, centre) if bench.config.method.enhancer.enabled else {}
     with watch("train"):
         specs = adapter_specs(bench, prior.captions)
+        if bench.config.lora.joint:
+            specs, prior_moments = joined(specs, prior_moments)
         adapters = adapt(bench, specs, moments, prior_moments, whole)
     work.add("train", {style: steps[max(steps)] for style, steps in adapters.steps.items()})
     for style, (step, reason) in adapters.failed.items():
@@ -262,6 +275,10 @@ def _drawn_styles(bench: Bench, adapters: Adapters) -> dict[str, Path | None]:
     """Whose pictures are drawn, and with what: every style, without those whose training stopped."""
     if not bench.config.method.train:
         return {style.id: None for style in bench.challenge.styles}
+    if bench.config.lora.joint:
+        return {
+            style: steps[max(steps)] for steps in adapters.steps.values() for style in bench.challenge.ids
+        }
     return {style: steps[max(steps)] for style, steps in adapters.steps.items()}
 
 

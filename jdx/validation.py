@@ -14,6 +14,7 @@ from jdx.errors import ConfigError, Fault
 from jdx.methods.schedule import PREFIX_SAFE
 from jdx.prompt_faults import prompt_faults
 from jdx.schema import TrialConfig, leaves, plain
+from jdx.window_faults import window_faults
 
 FOREIGN = ("launcher",)
 """Groups that the sweeper reads; `launcher.factory.build` checks them."""
@@ -145,7 +146,9 @@ def contradictions(trial: TrialConfig) -> list[Fault]:
         *_training_faults(trial),
         *prompt_faults(trial),
         *_method_faults(trial),
+        *window_faults(trial),
         *_blend_faults(trial),
+        *_joint_faults(trial),
         *_file_faults(trial),
     ]
 
@@ -153,14 +156,9 @@ def contradictions(trial: TrialConfig) -> list[Fault]:
 def _training_faults(trial: TrialConfig) -> list[Fault]:
     faults = []
     lora, train = trial.lora, trial.train
-    if trial.method.train and lora.unet.rank == 0 and lora.text_encoder.rank == 0:
-        faults.append(
-            Fault(
-                "lora.unet.rank",
-                "0",
-                "nothing would be trained: give lora.rank or lora.text_encoder.rank at least 1, or use method=base",
-            )
-        )
+    if train.crop.flip_tag and train.crop.flip == 0:
+        remedy = "no view is mirrored: train.crop.flip above 0, or no tag"
+        faults.append(Fault("train.crop.flip_tag", repr(train.crop.flip_tag), remedy))
     for name, network in (("unet", lora.unet), ("text_encoder", lora.text_encoder)):
         if network.rank and not network.targets:
             faults.append(Fault(f"lora.{name}.targets", "[]", "name at least one module, such as to_q"))
@@ -288,6 +286,22 @@ def _enhancer_faults(trial: TrialConfig) -> list[Fault]:
     if enhancer.enabled and enhancer.weight == 0:
         remedy = "would learn nothing and add nothing: above 0 (0.01 as published), or method.enhancer.enabled=false"
         faults.append(Fault("method.enhancer.weight", "0.0", remedy))
+    return faults
+
+
+def _joint_faults(trial: TrialConfig) -> list[Fault]:
+    if not trial.lora.joint:
+        return []
+    faults = []
+    if not trial.method.train:
+        remedy = "nothing is trained: method.train=true, or lora.joint=false"
+        faults.append(Fault("lora.joint", "true", remedy))
+    if trial.method.enhancer.enabled:
+        remedy = "belongs to one style, and a joint adapter to all: switch one of them off"
+        faults.append(Fault("method.enhancer.enabled", "true", remedy))
+    if trial.method.tokens.vectors:
+        remedy = "a learnt word belongs to one style, and a joint adapter to all: 0, or lora.joint=false"
+        faults.append(Fault("method.tokens.vectors", str(trial.method.tokens.vectors), remedy))
     return faults
 
 

@@ -13,7 +13,7 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 TIMEOUT_GRACE = 30.0
 """Seconds that a job over its time has to end itself before it is killed from outside."""
+COURTESY = 0.5
+"""Seconds that an idle worker is kept for its own controller although another pool waits."""
 HARMLESS = {None, Kind.RAISED}
 """After these a worker may go on: an exception leaves a process as it was."""
 
@@ -73,6 +75,8 @@ class GpuPool(Executor):
         self._threads = self.settings.threads_per_job or max(1, cores // (len(self._cards) or slots))
         self._env = dict(os.environ)
         self._jobs: dict[str, _Job] = {}
+        self._live: set[str] = set()  # started or adopted, and not over
+        self._wishes: set[Place] = set()
         self._queue: deque[str] = deque()
         self._workers: list[Worker] = []
         self._ward = Ward(self._places, self.settings.probe_every)
@@ -97,7 +101,9 @@ class GpuPool(Executor):
             for place in places
             if not (self._places.quarantined(place) or self._foreign(place, used[place.id]))
         ]
-        return sum(room) // count if count else 0
+        free = sum(room) // count
+        self._wait_for(places, waiting=free == 0)
+        return free
 
     def submit(self, spec: JobSpec) -> Handle:
         """See `Executor`. Raises also: ValueError when the machine has fewer cards than the job wants."""
@@ -165,7 +171,7 @@ class GpuPool(Executor):
 
     def wait(self, seconds: float) -> None:
         """Until a worker of ours says something; adopted ones are looked at every quarter of a second."""
-        adopted = any(job.worker is None and job.final is None for job in self._jobs.values())
+        adopted = any(self._jobs[name].worker is None for name in self._live)
         links = [worker.link for worker in self._workers if worker.job is not None]
         limit = min(seconds, 0.25) if adopted or self._queue else seconds
         select.select(links, [], [], max(0.0, limit))
@@ -202,6 +208,7 @@ class GpuPool(Executor):
                 worker.link.close()
         self._workers.clear()
         self._queue.clear()
+        self._wait_for((), waiting=False)
         self._ward.close()
 
     # -- what drives it ---------------------------------------------------------------------------------------------
@@ -209,15 +216,32 @@ class GpuPool(Executor):
     def _drive(self) -> None:
         for worker in tuple(self._workers):
             self._hear(worker)
-        for name, job in self._jobs.items():
-            if job.final is None and name not in self._queue:
-                self._watch(name, job)
+        for name in tuple(self._live):
+            self._watch(name, self._jobs[name])
         for worker in tuple(self._workers):
-            if worker.job is None and time.monotonic() - worker.idle_since > self.settings.idle_seconds:
+            if worker.job is None and self._superfluous(worker):
                 self._retire(worker)
         self._ward.drive(self._all_places())
         while self._queue and self._start(self._queue[0]):
             self._queue.popleft()
+
+    def _superfluous(self, worker: Worker) -> bool:
+        """Whether an idle worker should make room: long idle, or another pool waits for its place."""
+        idle = time.monotonic() - worker.idle_since
+        if idle < COURTESY or self._queue:
+            return False
+        return idle > self.settings.idle_seconds or any(
+            self._places.wanted(hold.place) for hold in worker.holds
+        )
+
+    def _wait_for(self, places: Collection[Place], *, waiting: bool) -> None:
+        """Let other pools know whether we wait for a place."""
+        if waiting:
+            self._wishes.update(places)
+            self._places.want(places)
+        elif self._wishes:
+            self._places.unwant(self._wishes)
+            self._wishes.clear()
 
     def _hear(self, worker: Worker) -> None:
         """Take a worker's answer, or its death."""
@@ -266,6 +290,7 @@ class GpuPool(Executor):
 
     def _end(self, name: str, status: Status) -> None:
         self._jobs[name].final = status
+        self._live.discard(name)
         if status.kind is Kind.GPU_LOST:
             for gpu in status.gpus:
                 if gpu in self._cards:
@@ -344,6 +369,7 @@ class GpuPool(Executor):
             with suppress(OSError):  # it died while idle: `_hear` finds the job in its hands
                 worker.send(spec, lease)
             worker.job = spec.id
+            self._live.add(spec.id)
         finally:
             lease.close()
 
@@ -373,6 +399,7 @@ class GpuPool(Executor):
         while holds is None and idle:
             self._retire(idle.pop(0))
             holds = self._places.take(places, share, count, self._foreign)
+        self._wait_for(places, waiting=holds is None)
         return holds
 
     def _foreign(self, place: Place, used: float) -> str:
@@ -400,6 +427,7 @@ class GpuPool(Executor):
                 spec = read_job(folder)
                 job.spec = spec if spec.attempt == attempt else None
             self._jobs[handle["id"]] = job
+            self._live.add(handle["id"])
         return str(handle["id"])
 
     def _status(self, name: str) -> Status:

@@ -2,6 +2,7 @@
 
     ROOT/mutex                     held for a moment by who looks or takes
     ROOT/PLACE/NUMBER.hold         one per share in use; locked (flock) by the worker that uses it
+    ROOT/PLACE/NAME.want           renewed by who waits for a share: idle workers of others make room
     ROOT/PLACE/quarantine.json     why nothing is started there
 
 A hold counts as long as its lock is held: the kernel frees it however its worker ends, so nothing has to be cleaned
@@ -17,7 +18,7 @@ import pwd
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from launcher.folder import Lease, read_json
 
 ALL = 0o777
 QUARANTINE = "quarantine.json"
+WANT_SECONDS = 5.0
+"""How long a wish counts after it was last renewed."""
 SLACK = 1e-6
 """Three thirds are one."""
 
@@ -64,6 +67,7 @@ class Places:
     def __init__(self, root: Path | None = None):
         self.root = root or default_root()
         _shared_folder(self.root)
+        self._wish = f"{uuid.uuid4().hex[:12]}.want"
         self._mutex = self.root / "mutex"
         _shared_file(self._mutex)
 
@@ -101,6 +105,28 @@ class Places:
                 if len(fit) < count and not (self.quarantined(place) or admit(place, used[place.id])):
                     fit.append(place)
             return [self._hold(place, share) for place in fit] if len(fit) == count else None
+
+    def want(self, places: Iterable[Place]) -> None:
+        """Tell the other pools that we wait for a share of any of these."""
+        for place in places:
+            (self._folder(place) / self._wish).touch(0o644)
+
+    def unwant(self, places: Iterable[Place]) -> None:
+        """We wait no longer."""
+        for place in places:
+            (self._folder(place) / self._wish).unlink(missing_ok=True)
+
+    def wanted(self, place: Place) -> bool:
+        """Whether another pool waits for a share of this one."""
+        for path in self._folder(place).glob("*.want"):
+            if path.name != self._wish:
+                with suppress(OSError):
+                    age = time.time() - path.stat().st_mtime
+                    if age < WANT_SECONDS:
+                        return True
+                    if age > 60 * WANT_SECONDS:  # of a pool that is long gone
+                        path.unlink(missing_ok=True)
+        return False
 
     def _hold(self, place: Place, share: float) -> Hold:
         path = self._folder(place) / f"{uuid.uuid4().hex[:12]}.hold"

@@ -81,7 +81,7 @@ def _patiently(write: Callable[[], None]) -> None:
         except OSError as error:
             if time.monotonic() > deadline:
                 raise
-            print(f"the result cannot be written ({error}): trying again", file=sys.stderr, flush=True)
+            _say(f"the result cannot be written ({error}): trying again")
             time.sleep(min(5.0, RESULT_PATIENCE / 10))
 
 
@@ -108,8 +108,14 @@ def execute(folder: Path, attempt: int | None = None, lease: Lease | None = None
         lease.close()
 
 
+def _say(text: str) -> None:
+    """A line in the log; a full disk must not cost the job that has just told of it."""
+    with suppress(OSError):
+        os.write(2, f"{text}\n".encode(errors="replace"))
+
+
 def _refuse(why: str) -> int:
-    print(f"not started: {why}", file=sys.stderr, flush=True)
+    _say(f"not started: {why}")
     return REFUSED
 
 
@@ -133,7 +139,7 @@ def _run(spec: JobSpec, lease: Lease) -> int:
         state, content = _call(spec, channel)
         left = processes.kill_children()
         if left:
-            print(f"{left} processes that the job left running were ended", file=sys.stderr, flush=True)
+            _say(f"{left} processes that the job left running were ended")
         return _tell(attempt, state, content)
 
 
@@ -156,7 +162,7 @@ def _words(error: BaseException) -> dict[str, str]:
     elif kind is Kind.RAISED and isinstance(error, TargetError):
         kind = Kind.TARGET
     text = "".join(traceback.format_exception(error))
-    print(text, file=sys.stderr, flush=True)
+    _say(text)
     message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     error.__traceback__ = None  # its frames hold on to the job's data
     return {"kind": str(kind), "message": message, "traceback": text}
@@ -166,7 +172,7 @@ def _tell(attempt: _Attempt, state: str, content: dict[str, Any]) -> int:
     try:
         attempt.finish(state, **content)
     except OSError as error:
-        print(f"the result is lost: {error}", file=sys.stderr, flush=True)
+        _say(f"the result is lost: {error}")
         return UNWRITTEN
     return FAILED if state == "failed" else DONE
 
@@ -221,7 +227,7 @@ def _pulse(attempt: _Attempt) -> Iterator[None]:
             try:
                 path.touch()
             except OSError as error:
-                print(f"no heartbeat: {error}", file=sys.stderr, flush=True)
+                _say(f"no heartbeat: {error}")
             left = files.BEAT_EVERY
             if limit is not None:
                 left = min(left, attempt.start + limit - time.monotonic())
@@ -245,7 +251,7 @@ def _expire(attempt: _Attempt) -> None:
     if attempt.over:
         return
     message = f"ran longer than {attempt.spec.timeout:g} s"
-    print(f"{message}; it was here:", file=sys.stderr, flush=True)
+    _say(f"{message}; it was here:")
     faulthandler.dump_traceback(all_threads=True)
     processes.kill_children(grace=0.5)
     attempt.finish("failed", error={"kind": str(Kind.TIMEOUT), "message": message, "traceback": ""})

@@ -17,7 +17,7 @@ from data.mini.training import Plan, Shuffle, Stage, autocast, generator
 
 STEPS = 1000
 SD21_BETAS = (0.00085, 0.012)
-SIGMA_RATIO = 4.0  # 64 / 16 latent pixels a side
+SIGMA_RATIO = 2.0  # half the way in powers of two to 64 / 16: see `shifted_betas`
 CAPTION_DROP = 0.1
 
 
@@ -43,9 +43,11 @@ def terminal_sigma(betas: tuple[float, float], steps: int = STEPS) -> float:
 def shifted_betas(ratio: float = SIGMA_RATIO, steps: int = STEPS) -> tuple[float, float]:
     """SD 2.1's schedule for a latent `ratio` times smaller a side (Hoogeboom et al. 2023, sec. 3.1).
 
-    The mean of n × n noise pixels has the standard deviation σ/n, so a picture's large shapes and mean colour
-    are as hidden at σ/ratio here as at σ there. Both ends of the schedule are moved by exactly that;
-    `scaled_linear` then fixes the middle. With σ_0² = β/(1 − β) at the start; the end by bisection.
+    The mean of n × n noise pixels has the standard deviation σ/n, so with ratio 4 a picture's mean colour would
+    be as visible at the last step as in SD 2.1, and pictures begun from noise would keep the noise's medium
+    brightness: a style's dark ground was out of an adapter's reach. With 1 nothing is left of an average start.
+    2 lies between. Both ends of the schedule are moved by exactly the ratio; `scaled_linear` then fixes the
+    middle. With σ_0² = β/(1 − β) at the start; the end by bisection.
     """
     low = SD21_BETAS[0] / (1 - SD21_BETAS[0]) / ratio**2
     start, goal = low / (1 + low), terminal_sigma(SD21_BETAS, steps) / ratio

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from jdx import draws
 from jdx.errors import Fault
 from jdx.progress import Progress
 
@@ -48,6 +49,10 @@ class CropSpec:
     flip: float = 0.0
     rotation: float = 0.0  # degrees, 0 to 180
     seed: int = 0
+
+    def mirrors(self, *name: draws.Name) -> bool:
+        """Whether a view is mirrored; name: (seed, style, picture file stem, variant)."""
+        return self.flip > 0 and draws.uniform(*name, "flip") < self.flip
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,9 @@ class AdapterSpec:
     """One adapter of the stack: whose it is, its size and how fast it learns. Every number may differ in a stack."""
 
     style: str
-    captions: tuple[str, ...]  # one per reference, in the order of its moments
+    captions: tuple[
+        str | tuple[str, ...], ...
+    ]  # one per reference, or one for each of its views; as its moments
     seed: int
     unet: LoraSpec
     text_encoder: LoraSpec
@@ -126,6 +133,9 @@ class AdapterSpec:
     text_encoder_start: int = 0
     enhancer: EnhancerSpec | None = None
     tokens: TokensSpec | None = None
+    sources: tuple[
+        str, ...
+    ] = ()  # whose pictures it learns from, captions in their order; () = its style's own
 
 
 @dataclass(frozen=True)
@@ -147,7 +157,8 @@ class ScheduleSpec:
 class TrainJob:
     """Train all `adapters` together on one frozen base, and write a snapshot of each at every step in `snapshots`.
 
-    moments[style] is the folder that `encode` wrote for it; prior_moments[style] the folders with its class pictures,
+    moments[style] is the folder that `encode` wrote for it; an adapter of several `sources` visits each of them once
+    in as many samples, whatever the number of their pictures. prior_moments[style] the folders with its class pictures,
     in the order of its prior_captions. enhancer_moments[style] is the folder of what its enhancer sees, where it has
     one: one view of each whole reference.
     resume[style] is a snapshot folder to continue from (all of a job's styles resume at `start_step` or none does).
@@ -326,13 +337,18 @@ class Backend(ABC):
 
     @abstractmethod
     def name_faults(
-        self, model: ModelSpec, targets: Mapping[str, Sequence[str]], layers: Mapping[str, Sequence[str]]
+        self,
+        model: ModelSpec,
+        targets: Mapping[str, Sequence[str]],
+        layers: Mapping[str, Sequence[str]],
+        tokens: Sequence[TokensSpec] = (),
     ) -> list[Fault]:
         """LoRA targets ({"unet" | "text_encoder": names}) and self-attentions that the model lacks.
 
         layers: {"styleid" | "blend.c2f" | "blend.f2c": names}. Keys of the faults: the same with `.targets` or
-        `.layers`. No weights are loaded, but a hub id may be downloaded. Raises BackendError when the model cannot
-        be had.
+        `.layers`. tokens: words to be learnt; keys `tokens.token` for names that the tokenizer has already, and
+        `tokens.init` for words that it cannot spell. No weights are loaded, but a hub id may be downloaded.
+        Raises BackendError when the model cannot be had.
         """
 
     @abstractmethod

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import jinja2
 
+from jdx.files import write_text
 from jdx.report.run_folder import RunFolder
 from jdx.report.view import METRICS, STYLE_METRICS, PageView, page_view
-from jdx.store import write_atomic
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -25,7 +25,7 @@ def write_report(run_dir: Path) -> Path:
         raise FileNotFoundError(f"{run_dir} is not a folder; give a run's folder (it holds metrics.json)")
     text = render(page_view(RunFolder(run_dir)))
     target = run_dir / "report.html"
-    write_atomic(target, text)
+    write_text(target, text)
     return target
 
 

@@ -18,6 +18,8 @@ from jdx.backends.base import AdapterSpec, EnhancerSpec, LoraSpec, ScheduleSpec,
 from jdx.methods.schedule import PREFIX_SAFE
 from jdx.schema import NetworkLora, Optim
 from jdx.stages.bench import Bench
+from jdx.stages.encode import crop_of
+from jdx.stages.wording import token_of
 from jdx.store import key_of
 
 VERSION = 1
@@ -55,7 +57,10 @@ def adapter_specs(bench: Bench, prior: Mapping[str, tuple[str, ...]]) -> dict[st
     config, enhancer = bench.config, bench.config.method.enhancer
     specs = {}
     for style in bench.challenge.styles:
-        captions = tuple(bench.wording.caption(style.id, ref.object) for ref in style.references)
+        captions = tuple(
+            _of_views(bench, style.id, ref.path.stem, bench.wording.caption(style.id, ref.object))
+            for ref in style.references
+        )
         specs[style.id] = AdapterSpec(
             style=style.id,
             captions=captions,
@@ -71,9 +76,21 @@ def adapter_specs(bench: Bench, prior: Mapping[str, tuple[str, ...]]) -> dict[st
             prior_fraction=config.method.prior.fraction if style.id in prior else None,
             min_snr_gamma=config.train.min_snr_gamma,
             ema_decay=config.train.ema_decay,
+            unet_start=config.optim.unet.start_step if config.lora.unet.rank else 0,
+            text_encoder_start=config.optim.text_encoder.start_step if config.lora.text_encoder.rank else 0,
             enhancer=EnhancerSpec(enhancer.weight, enhancer.lr, enhancer.zero) if enhancer.enabled else None,
+            tokens=token_of(config, style.id),
         )
     return specs
+
+
+def _of_views(bench: Bench, style: str, stem: str, caption: str) -> str | tuple[str, ...]:
+    """A reference's caption, or with a flip tag one for each of its views: mirroring is then a word like others."""
+    tag, crop = bench.config.train.crop.flip_tag, crop_of(bench)
+    if not tag:
+        return caption
+    mirrored = (crop.mirrors(crop.seed, style, stem, variant) for variant in range(crop.variants))
+    return tuple(caption + tag if yes else caption for yes in mirrored)
 
 
 def _lora(lora: NetworkLora) -> LoraSpec:
@@ -139,7 +156,7 @@ def _recipe(
         "version": VERSION,
         **bench.identity,
         "adapter": asdict(spec),
-        "moments": moments[spec.style].name,
+        "moments": [moments[source].name for source in spec.sources or (spec.style,)],
         "prior_moments": [folder.name for folder in prior_moments.get(spec.style, ())],
         "enhancer_moments": enhancer_moments[spec.style].name if spec.style in enhancer_moments else None,
         "schedule": asdict(_schedule(config.optim)),
@@ -187,7 +204,7 @@ def _job(bench: Bench, order: _Order, leg: tuple[int, int], styles: list[str]) -
     return TrainJob(
         model=bench.model,
         adapters=tuple(order.specs[style] for style in styles),
-        moments={style: order.moments[style] for style in styles},
+        moments={source: order.moments[source] for s in styles for source in order.specs[s].sources or (s,)},
         snapshots=_stops(
             start, [step for step in order.wanted if step <= end], config.train.checkpoint_every
         ),

@@ -13,7 +13,7 @@ from jdx.backends.base import Backend, ModelSpec
 from jdx.errors import ConfigError
 from jdx.progress import Progress
 from jdx.schema import TrialConfig
-from jdx.stages.wording import Wording
+from jdx.stages.wording import Wording, token_of
 from jdx.store import Store, key_of
 from jdx.tracking.base import Tracker
 
@@ -24,6 +24,8 @@ SETTINGS = {
     "styleid.layers": "method.styleid.layers",
     "blend.c2f.layers": "method.blend.c2f.layers",
     "blend.f2c.layers": "method.blend.f2c.layers",
+    "tokens.token": "method.tokens",
+    "tokens.init": "method.tokens.init",
 }
 """The settings behind the backend's names."""
 
@@ -68,7 +70,8 @@ class Bench:
         layers = {"styleid": method.styleid.layers} if method.styleid.enabled else {}
         if method.blend.enabled:
             layers |= {"blend.c2f": method.blend.c2f.layers, "blend.f2c": method.blend.f2c.layers}
-        faults = self.backend.name_faults(self.model, targets, layers)
+        tokens = [spec for style in self.challenge.styles if (spec := token_of(self.config, style.id))]
+        faults = self.backend.name_faults(self.model, targets, layers, tokens)
         if faults:
             raise ConfigError([replace(fault, key=SETTINGS[fault.key]) for fault in faults])
         self.looked.append(True)

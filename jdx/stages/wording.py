@@ -11,6 +11,7 @@ from data.challenge import ChallengeSet
 from data.faults import Findings
 from data.folders import style_folders
 from data.names import same_name
+from jdx.backends.base import TokensSpec
 from jdx.errors import Fault
 from jdx.methods.prompts import placeholders, write
 from jdx.schema import StyleWords, TrialConfig
@@ -19,6 +20,18 @@ from jdx.tables import DEFAULT, near, style_table, word_table
 log = logging.getLogger(__name__)
 
 _Entry = TypeVar("_Entry")
+
+
+def token_of(config: TrialConfig, style: str) -> TokensSpec | None:
+    """The word that a style learns, `<style_NN>`; None when the method has none.
+
+    In lower case, as the tokenizer reads every prompt: diffusers finds no other names in them.
+    """
+    tokens = config.method.tokens
+    if not (tokens.vectors and config.method.train):
+        return None
+    name = f"<style_{style.lower()}>"
+    return TokensSpec(name, tokens.vectors, tokens.init, tokens.lr, tokens.weight_decay, tokens.steps)
 
 
 class Wording:
@@ -78,7 +91,7 @@ class Wording:
 
     def fill(self, template: str, style: str, object: str) -> str:
         """A template with a style's own words and an object's."""
-        words = self.words(style)
+        words, token = self.words(style), token_of(self.config, style)
         return write(
             template,
             object=object,
@@ -86,6 +99,7 @@ class Wording:
             phrase=words.phrase,
             prefix=words.prefix,
             expansion=self.expansion(object),
+            token=token.token if token else "",
         )
 
     @cached_property

@@ -61,15 +61,15 @@ def test_tokenizer_reads_back_from_either_format(tokenizer: CLIPTokenizer, tmp_p
     assert (old(text).input_ids, old.pad_token_id, old.model_max_length) == (expected, 0, 32)
 
 
-def test_schedule_hides_the_mean_colour_as_sd21_does() -> None:
+def test_schedule_hides_the_mean_colour_twice_as_well_as_sd21_does() -> None:
     sd21 = DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
     ).alphas_cumprod.double()
     mini = denoiser.make_scheduler().alphas_cumprod.double()
     for t in (0, 999):
         sigma, small = (math.sqrt((1 - float(bar[t])) / float(bar[t])) for bar in (sd21, mini))
-        # The mean of n × n noise pixels has deviation σ/n: equal for 64 × 64 and 16 × 16.
-        assert sigma / 64 == pytest.approx(small / 16, rel=1e-3)
+        # The mean of n × n noise pixels has deviation σ/n: 64 × 64 there, 16 × 16 here.
+        assert 2 * sigma / 64 == pytest.approx(small / 16, rel=1e-3)
     noise = torch.randn(4000, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     assert float(noise.mean((2, 3)).std()) == pytest.approx(1 / 16, rel=0.05)
 

@@ -14,7 +14,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors.numpy import load_file
 
-from jdx import trial, validation
+from jdx import submit, trial, validation
 from jdx.errors import ConfigError
 from jdx.stages import adapt
 from jdx.store import Store
@@ -116,6 +116,32 @@ def test_saved_adapter_draws_our_picture_in_a_plain_pipeline(lab: Lab, tiny_sd: 
     assert np.abs(plain - ours).max() > 5.0  # the adapter does change the picture
 
 
+def test_learnt_word_draws_our_picture_in_a_plain_pipeline(lab: Lab, tiny_sd: Path) -> None:
+    settings = ("method=textual_inversion", "lora.rank=0", "method.tokens.vectors=2", "method.tokens.lr=0.5")
+    _, run = lab.run(*settings, "method.tokens.init=e", "train.snapshots=[2]")
+    folder = run / "adapters" / "00"
+    assert [path.name for path in folder.iterdir()] == ["learned_embeds.safetensors"]
+    assert (run / "adapters" / "step_2" / "05" / "learned_embeds.safetensors").is_file()
+    seed = json.loads((run / "seeds.json").read_text())["00"]["Dog"]
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.load_textual_inversion(folder, weight_name="learned_embeds.safetensors", local_files_only=True)
+
+    def draw(prompt: str) -> Any:
+        generator = torch.Generator("cpu").manual_seed(seed)
+        common = {"num_inference_steps": 2, "guidance_scale": 7.5, "height": 64, "width": 64}
+        return pipeline(prompt, generator=generator, output_type="np", **common).images[0] * 255
+
+    ours = pixels(run / "images")["00/Dog.png"].astype(float)
+    assert np.abs(draw("an image of dog in the style of <style_00>") - ours).max() < 1.0
+    assert np.abs(draw("an image of dog in the style of e e") - ours).max() > 3.0
+
+
+def test_a_word_that_cannot_be_learnt_is_told_before_training(lab: Lab) -> None:
+    with pytest.raises(ConfigError, match=r"method\.tokens\.init = '<\|endoftext\|>'"):
+        lab.run("method=textual_inversion", "method.tokens.init='<|endoftext|>'")
+
+
 def test_second_run_makes_nothing_again_and_gives_the_same(lab: Lab) -> None:
     first, one = lab.run()
     second, two = lab.run("backend.micro_batch=1", "tags=[again]")
@@ -174,7 +200,9 @@ def test_seeds_file_fixes_single_pictures(lab: Lab) -> None:
     assert np.array_equal(a["00/Ice cream.png"], b["00/Ice cream.png"])
 
 
-@pytest.mark.parametrize("method", ["base", "prior", "average", "blend", "styleid", "styleid_db"])
+@pytest.mark.parametrize(
+    "method", ["base", "prior", "average", "blend", "styleid", "styleid_db", "dreambooth_ti"]
+)
 def test_every_method_runs(lab: Lab, method: str) -> None:
     extra = [
         "method.prior.per_word=1",
@@ -194,10 +222,12 @@ def test_every_method_runs(lab: Lab, method: str) -> None:
 )
 def test_every_config_runs(lab: Lab, choice: str) -> None:
     """Methods have a test of their own, and `data=challenge` is what all of these read."""
-    result, run = lab.run(choice, "sampler.steps=3", "train.steps=2", "data.styles=[0]", "data.max_prompts=1")
-    assert list(pixels(run / "images")) == ["00/Dog.png"]
+    styles = list(STYLES) if "joint" in choice else ["00"]  # a joint adapter needs two
+    settings = ("sampler.steps=3", "train.steps=2", "data.max_prompts=1")
+    result, run = lab.run(choice, *settings, f"data.styles={[int(style) for style in styles]}")
+    assert list(pixels(run / "images")) == [f"{style}/Dog.png" for style in styles]
     # one picture has no covariance, so there is no FID and no final score, but all the rest
-    assert result.final_score is None
+    assert (result.final_score is None) == (len(styles) == 1)
     assert result.metrics["styles"]["00"]["n_pictures"] == 1
 
 
@@ -396,3 +426,42 @@ def test_sample_set_in_a_folder_of_others_is_a_fault_of_the_setting(lab: Lab) ->
     (lab.root / "mine" / "notes.txt").touch()
     with pytest.raises(ConfigError, match=r"data\.root"):
         lab.run("data=sample", f"data.root={lab.root / 'mine'}")
+
+
+def test_a_joint_adapter_draws_every_style(lab: Lab) -> None:
+    """One entry in the store, one folder, one loss; every style's pictures are drawn with it."""
+    _, run = lab.run("lora=joint", "lora.rank=3", "train.batch_size=2")
+    assert [path.name for path in (run / "adapters").iterdir()] == ["joint"]
+    assert made(run)["train"] == {"made": 1, "reused": 0}
+    assert made(run)["encode"] == {"made": 2, "reused": 0}
+    with (run / "losses.csv").open() as file:
+        assert {row["style"] for row in csv.DictReader(file)} == {"joint"}
+    _, own = lab.run("train.batch_size=2")
+    assert made(own)["encode"] == {"made": 0, "reused": 2}
+    a, b = (pixels(folder / "images") for folder in (run, own))
+    assert a.keys() == b.keys()
+    assert not any(np.array_equal(a[name], b[name]) for name in a)
+    assert submit.main([str(run), "--size", "64"]) == 0
+    # the run's own file draws its pictures again, seeds read back
+    _, again = lab.run(
+        "lora=joint", "lora.rank=3", "train.batch_size=2", f"sampler.seeds={run / 'seeds.json'}"
+    )
+    assert made(again)["train"] == {"made": 0, "reused": 1}
+    assert all(np.array_equal(one, a[name]) for name, one in pixels(again / "images").items())
+
+
+def test_groups_of_styles_share_the_joint_adapter(lab: Lab) -> None:
+    _, whole = lab.run("lora=joint")
+    _, parts = lab.run("lora=joint", "group_size=1", f"store.root={lab.root / 'other'}")
+    assert made(parts)["train"] == {"made": 1, "reused": 0}
+    a, b = (pixels(folder / "images") for folder in (whole, parts))
+    assert all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def test_one_style_has_no_joint_adapter_and_several_must_be_told_apart(lab: Lab) -> None:
+    with pytest.raises(ConfigError, match="only style 05"):
+        lab.run("lora=joint", "data.styles=['05']")
+    with pytest.raises(ConfigError, match="the same for styles 00, 05") as caught:
+        lab.run("lora=joint", "method.prompts.train='a {object}'", "method.prompts.generate='an {object}'")
+    assert [fault.key for fault in caught.value.faults] == ["method.prompts.train", "method.prompts.generate"]
+    assert not (lab.root / "store" / "encode").exists()

@@ -67,6 +67,26 @@ def test_every_fault_is_reported_together() -> None:
         ("backend.device=gpu", "backend.device", "pattern"),
         ("method.init.picture=nowhere.png", "method.init.picture", "average"),
         ("method.styleid.reference=first", "method.styleid.reference", "rotate"),
+        ("method.tokens.vectors=65", "method.tokens.vectors", "less than or equal to 64"),
+        ("method.tokens.init=''", "method.tokens.init", "is empty"),
+        ("method.tokens.vectors=1", "method.prompts.train", "does not say {token}"),
+        ("method.tokens.vectors=1", "method.prompts.generate", "does not say {token}"),
+        ("method.prompts.train='{object} {token}'", "method.prompts.train", "method.tokens.vectors=1"),
+        ("method.prompts.generate='{object} {token}'", "method.prompts.generate", "method.tokens.vectors=1"),
+        (
+            "method.prompts.styles={5:{generate:'{object} {token}'}}",
+            "method.prompts.styles.5.generate",
+            "learnt",
+        ),
+        ("method.prior.caption='{object} {token}'", "method.prior.caption", "unknown placeholder {token}"),
+        (
+            "method.blend.coarse.prompt='{object} {token}'",
+            "method.blend.coarse.prompt",
+            "placeholder {token}",
+        ),
+        ("optim.unet.start_step=400", "optim.unet.start_step", "below train.steps = 400"),
+        ("optim.unet.start_step=9", "optim.unet.start_step", "nothing would learn in steps 1 to 9"),
+        ("train.crop.flip_tag=',mirrored'", "train.crop.flip_tag", "no view is mirrored"),
         ("method.blend.c2f.share=1.1", "method.blend.c2f.share", "less than or equal to 1"),
         ("method.blend.f2c.share=-0.1", "method.blend.f2c.share", "greater than or equal to 0"),
         ("method.blend.coarse.prompt='A {objet}'", "method.blend.coarse.prompt", "placeholder"),
@@ -106,6 +126,12 @@ def test_blending_needs_two_different_branches_that_meet() -> None:
     assert "untouched base" in faults["method.blend.enabled"]
     assert "nothing would reach the fine branch" in faults["method.blend.c2f.layers"]
     assert "nothing would reach the fine branch" in faults["method.blend.c2f.share"]
+
+
+def test_a_joint_adapter_is_trained_and_has_nothing_that_belongs_to_one_style() -> None:
+    faults = faults_of("lora=joint", "method=base", "method.enhancer.enabled=true")
+    assert "nothing is trained" in faults["lora.joint"]
+    assert "belongs to one style" in faults["method.enhancer.enabled"]
 
 
 def test_command_line_lists_every_misspelt_setting() -> None:
@@ -159,3 +185,39 @@ def test_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     trial = build(compose_plain("data.root='~/set'", "store.root='~/store'"))
     assert (trial.data.root, trial.store.root) == ("/home/someone/set", "/home/someone/store")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "words"),
+    [
+        (["method.tokens.steps=300"], "method.tokens.steps", "nothing would learn after it"),
+        (["method.tokens.vectors=0"], "lora.unet.rank", "nothing would be trained"),
+        (["method.train=false"], "method.tokens.vectors", "no effect without training"),
+        (
+            ["method.tokens.steps=100", "lora.rank=2", "optim.unet.start_step=200"],
+            "optim.unet.start_step",
+            "in steps 101 to 200: at most 100",
+        ),
+        (
+            ["method.tokens.steps=100", "lora.text_encoder.rank=2", "optim.text_encoder.start_step=101"],
+            "optim.text_encoder.start_step",
+            "in steps 101 to 101",
+        ),
+    ],
+)
+def test_windows_of_a_learnt_word(overrides: list[str], key: str, words: str) -> None:
+    assert words in faults_of("method=textual_inversion", *overrides)[key]
+
+
+def test_a_word_first_then_the_adapter_is_valid() -> None:
+    settings = [
+        "method=textual_inversion",
+        "lora.rank=16",
+        "method.tokens.steps=200",
+        "optim.unet.start_step=200",
+    ]
+    assert build(compose_plain(*settings)).optim.unet.start_step == 200
+    build(compose_plain(*settings, "method.tokens.steps=250"))  # both for a while
+    build(
+        compose_plain("method.enhancer.enabled=true", "optim.unet.start_step=9")
+    )  # the enhancer learns alone

@@ -137,3 +137,50 @@ def leave(folder: Path, payload: Payload, channel: Channel) -> Value:
     """End this process without a word."""
     started(folder)
     os._exit(payload["code"])
+
+
+def interval(folder: Path, payload: Payload, channel: Channel) -> Value:
+    """When it ran, by a clock that all processes of the machine share."""
+    start = time.monotonic()
+    time.sleep(payload["seconds"])
+    return {"start": start, "end": time.monotonic()}
+
+
+def grow(folder: Path, payload: Payload, channel: Channel) -> Value:
+    """Keep memory in the worker for good."""
+    KEPT.append(bytearray(os.urandom(1 << 20) * payload["mib"]))
+    return {"pid": os.getpid()}
+
+
+KEPT: list[bytearray] = []
+
+
+def fill_address_space(folder: Path, payload: Payload, channel: Channel) -> Value:
+    """Allocate until RLIMIT_AS says no."""
+    import resource
+
+    started(folder)
+    resource.setrlimit(resource.RLIMIT_AS, (payload["limit"], payload["limit"]))
+    hoard = []
+    while True:
+        hoard.append(bytearray(16 << 20))
+
+
+def fill_cgroup(folder: Path, payload: Payload, channel: Channel) -> Value:
+    """Enter a group with little memory and touch more of it."""
+    started(folder)
+    (Path(payload["cgroup"]) / "cgroup.procs").write_text(str(os.getpid()))
+    hoard = []
+    while True:
+        hoard.append(bytearray(os.urandom(4096) * 4096))
+
+
+def write_events(folder: Path, payload: Payload, channel: Channel) -> Value:
+    """Write events until the disk is full; room is made again by `release`, as a person would."""
+    number = 0
+    try:
+        while True:
+            channel.event({"n": number, "fill": "x" * 4000})
+            number += 1
+    finally:
+        (folder.parent / "full").touch()

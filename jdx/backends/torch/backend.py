@@ -20,6 +20,7 @@ from jdx.backends.base import (
     OnSnapshot,
     OnStyle,
     StyliseJob,
+    TokensSpec,
     TrainJob,
     TrainOutcome,
 )
@@ -67,12 +68,16 @@ class TorchBackend(Backend):
         return spec_faults(model)
 
     def name_faults(
-        self, model: ModelSpec, targets: Mapping[str, Sequence[str]], layers: Mapping[str, Sequence[str]]
+        self,
+        model: ModelSpec,
+        targets: Mapping[str, Sequence[str]],
+        layers: Mapping[str, Sequence[str]],
+        tokens: Sequence[TokensSpec] = (),
     ) -> list[Fault]:
         """Targets and layers that the model lacks, see `skeleton.name_faults`."""
         from jdx.backends.torch.skeleton import name_faults
 
-        return name_faults(model, targets, layers)
+        return name_faults(model, targets, layers, tokens)
 
     def models(self, spec: ModelSpec) -> Models:
         """The loaded model, from the process's cache."""

@@ -28,11 +28,27 @@ PREFETCH = 3  # steps drawn ahead: enough to hide drawing, too little to cost me
 
 @dataclass(frozen=True)
 class Pictures:
-    """Unscaled VAE moments of each picture, (variants, C, h, w), and its row in the caption table."""
+    """Unscaled VAE moments of each picture, (variants, C, h, w), and its rows in the caption table.
+
+    captions: one row for all views of a picture, or one for each. groups: how many pictures each of several sources
+    has, in order; () = one source.
+    """
 
     mean: Sequence[Floats]
     std: Sequence[Floats]
-    captions: tuple[int, ...]
+    captions: tuple[tuple[int, ...], ...]
+    groups: tuple[int, ...] = ()
+
+    def visit(self, position: int, *name: draws.Name) -> int:
+        """The picture at a place of an endless walk: reshuffled rounds over the sources, and over each one's pictures.
+
+        So every source is seen equally often, whatever the number of its pictures.
+        """
+        if not self.groups:
+            return draws.visit(len(self.captions), position, *name)
+        group = draws.visit(len(self.groups), position, *name, "source")
+        place = draws.visit(self.groups[group], position // len(self.groups), *name, group)
+        return sum(self.groups[:group]) + place
 
 
 @dataclass(frozen=True)
@@ -184,14 +200,15 @@ def _draw(
     if pictures is None:
         raise ValueError(f"style {source.style}: a class sample was planned, but it has no class pictures")
     kind = "prior " if prior else ""
-    which = draws.visit(len(pictures.captions), step * per_step + sample.i, *who, kind + "order")
+    which = pictures.visit(step * per_step + sample.i, *who, kind + "order")
     view = draws.integer(len(pictures.mean[which]), *name, kind + "view")
     mean, std = pictures.mean[which][view], pictures.std[which][view]
     latent = mean + std.astype(np.float64) * draws.normal(mean.shape, *name, kind + "posterior")
     noise = draws.normal(mean.shape, *name, kind + "noise")
     t = draws.integer(T, *name, kind + "timestep")
-    key = draws.integer(2**32, *name, kind + "dropout")
-    return latent, noise, t, pictures.captions[which], key, prior
+    rows = pictures.captions[which]
+    caption = rows[view if len(rows) > 1 else 0]
+    return latent, noise, t, caption, draws.integer(2**32, *name, kind + "dropout"), prior
 
 
 @contextmanager

@@ -183,25 +183,32 @@ def _idle(job: TrainJob, adapter: AdapterSpec) -> Iterator[Fault]:
 
 
 def _pictures(job: TrainJob, adapter: AdapterSpec, channels: int) -> Iterator[Fault]:
-    own = job.moments.get(adapter.style)
-    folders: tuple[Path, ...] = () if own is None else (own,)
-    yield from _moments(f"moments of {adapter.style}", folders, len(adapter.captions), channels)
+    sources = adapter.sources or (adapter.style,)
+    folders = tuple(job.moments[source] for source in sources if source in job.moments)
+    if lost := [source for source in sources if source not in job.moments] if folders else []:
+        yield Fault(
+            f"moments of {adapter.style}", ", ".join(lost), "every source needs the folder of its encoding"
+        )
+    else:
+        yield from _moments(f"moments of {adapter.style}", folders, adapter.captions, channels)
     if adapter.enhancer is not None:
         seen = job.enhancer_moments.get(adapter.style)
-        folders = () if seen is None else (seen,)
-        yield from _moments(f"enhancer_moments of {adapter.style}", folders, len(adapter.captions), channels)
+        folders, one_view = () if seen is None else (seen,), [""] * len(adapter.captions)
+        yield from _moments(f"enhancer_moments of {adapter.style}", folders, one_view, channels)
     if has_prior(adapter):
         folders = job.prior_moments.get(adapter.style, ())
-        captions = len(adapter.prior_captions)
-        yield from _moments(f"prior_moments of {adapter.style}", folders, captions, channels)
+        yield from _moments(f"prior_moments of {adapter.style}", folders, adapter.prior_captions, channels)
 
 
-def _moments(key: str, folders: Sequence[Path], captions: int, channels: int) -> Iterator[Fault]:
+def _moments(
+    key: str, folders: Sequence[Path], captions: Sequence[str | tuple[str, ...]], channels: int
+) -> Iterator[Fault]:
     """Faults of the files that together hold one picture for each caption."""
     if not folders:
         yield Fault(key, "none", "every style needs the folder that encoding wrote for it")
         return
-    counts = []
+    counts: list[int] = []
+    views: list[int] = []
     for folder in folders:
         try:
             with safe_open(folder / MOMENTS, "np") as file:
@@ -213,10 +220,14 @@ def _moments(key: str, folders: Sequence[Path], captions: int, channels: int) ->
         yield from faults
         if not faults:
             counts.append(shapes[0][0])
-    if len(counts) == len(folders) and sum(counts) != captions:
-        yield Fault(
-            key, f"{sum(counts)} pictures", f"there are {captions} captions; one for each picture is needed"
-        )
+            views += [shapes[0][1]] * shapes[0][0]
+    if len(counts) == len(folders) and sum(counts) != len(captions):
+        allowed = f"there are {len(captions)} captions; one for each picture is needed"
+        yield Fault(key, f"{sum(counts)} pictures", allowed)
+    for caption, count in zip(captions, views, strict=False):
+        if not isinstance(caption, str) and len(caption) != count:
+            yield Fault(key, f"{count} views", f"there are {len(caption)} captions for them: {caption}")
+            return
 
 
 def _shape(key: str, shapes: Sequence[tuple[int, ...]], channels: int) -> Iterator[Fault]:

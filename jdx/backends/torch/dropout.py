@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_LOW = 0xFFFFFFFF
+BYTES_AN_ENTRY = 12
+"""Memory at once while a mask is made: two int32 in `mix`, and the mask in the precision of x beside them."""
 
 
 class KeyedDropout:
@@ -13,7 +14,8 @@ class KeyedDropout:
 
     p: the share of entries set to zero; the others are multiplied by 1 / (1 − p). Set `keys`, int64 (N,) in
     [0, 2³²), before each pass over N samples; a layer adds its own salt. Only integer arithmetic decides,
-    so a CPU and a GPU drop the same entries.
+    so a CPU and a GPU drop the same entries. `widest` is the largest number of entries of one sample seen so far:
+    what a mask takes while it is made is BYTES_AN_ENTRY times that, and no tensor that autograd keeps.
     """
 
     def __init__(self, p: float):
@@ -21,30 +23,44 @@ class KeyedDropout:
             raise ValueError(f"dropout = {p}: expected 0 <= p < 1")
         self.p = p
         self.keys: Tensor | None = None
+        self.widest = 0
 
     def __call__(self, x: Tensor, salt: int) -> Tensor:
         """x: (N, ...); returns x · mask / (1 − p)."""
         if self.keys is None or self.keys.shape[0] != x.shape[0]:
             given = "no keys" if self.keys is None else f"{self.keys.shape[0]} keys"
             raise ValueError(f"dropout has {given} for a batch of {x.shape[0]} samples")
+        self.widest = max(self.widest, x[0].numel())
         return x * keep(self.keys, salt, x[0].numel(), self.p).view(x.shape).to(x.dtype) / (1 - self.p)
 
 
 def keep(keys: Tensor, salt: int, size: int, p: float) -> Tensor:
     """Boolean (N, size), True with probability 1 − p, from keys (N,) and a layer's salt."""
-    place = mix(torch.arange(size, device=keys.device))
-    sample = mix(keys ^ salt)
-    return mix(place[None, :] ^ sample[:, None]) >= int(p * 2**32)
+    place = mix(_int32(torch.arange(size, device=keys.device)))
+    sample = mix(_int32(keys ^ salt))
+    h = mix(place[None, :] ^ sample[:, None])
+    # h is unsigned in meaning and signed in type: with the top bit turned over, the order is that of [0, 2³²).
+    return h.bitwise_xor_(-(2**31)) >= int(p * 2**32) - 2**31
 
 
 def mix(h: Tensor) -> Tensor:
     """A bijection of [0, 2³²) that spreads every input bit over all output bits ("lowbias32", C. Wellons
     2018).
 
-    int64 in and out; products wrap modulo 2⁶⁴, which leaves their low 32 bits right.
+    int32 whose bits are the number's, changed in place and returned; products wrap modulo 2³².
     """
-    h = h ^ (h >> 16)
-    h = (h * 0x7FEB352D) & _LOW
-    h = h ^ (h >> 15)
-    h = (h * 0x846CA68B) & _LOW
-    return h ^ (h >> 16)
+    _fold(h, 16)
+    h.mul_(0x7FEB352D)
+    _fold(h, 15)
+    h.mul_(0x846CA68B - 2**32)
+    return _fold(h, 16)
+
+
+def _fold(h: Tensor, bits: int) -> Tensor:
+    """H ^ (h >> bits) in place, the shift filling with zeros as that of an unsigned number does."""
+    return h.bitwise_xor_((h >> bits).bitwise_and_(2 ** (32 - bits) - 1))
+
+
+def _int32(numbers: Tensor) -> Tensor:
+    """Numbers in [0, 2³²) of int64 as the int32 with the same bits."""
+    return torch.where(numbers < 2**31, numbers, numbers - 2**32).to(torch.int32)

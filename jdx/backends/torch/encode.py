@@ -20,11 +20,11 @@ from data.challenge import load_picture
 from jdx import draws
 from jdx.backends.base import CropSpec, EncodeJob, OnStyle
 from jdx.backends.torch.devices import in_batches, pictures_that_fit
-from jdx.backends.torch.files import write_bytes
 from jdx.backends.torch.models import Models
 from jdx.backends.torch.pictures import to_pixels
 from jdx.digests import file_digest
 from jdx.errors import ConfigError, Fault
+from jdx.files import write_bytes
 from jdx.progress import Progress, Task
 
 FILE = "moments.safetensors"
@@ -144,8 +144,7 @@ def cut(picture: Image.Image, crop: CropSpec, *name: draws.Name) -> Image.Image:
     else:
         left, top = round(across / 2), round(down / 2)
     square = picture.crop((left, top, left + side, top + side))
-    mirrored = crop.flip > 0 and draws.uniform(*name, "flip") < crop.flip
-    return ImageOps.mirror(square) if mirrored else square
+    return ImageOps.mirror(square) if crop.mirrors(*name) else square
 
 
 def _record(job: EncodeJob, pictures: Sequence[str]) -> dict[str, object]:

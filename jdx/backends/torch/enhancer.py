@@ -19,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from jdx._version import __version__
-from jdx.backends.torch.files import write_bytes
 from jdx.backends.torch.models import Models
 from jdx.errors import ConfigError, Fault
+from jdx.files import write_bytes
 from jdx.methods.enhancer import Form, enhance
 
 FILE = "vae_enhancer.safetensors"

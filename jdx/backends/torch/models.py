@@ -146,7 +146,7 @@ def _load(spec: ModelSpec, folder: Path, device: torch.device, dtype: torch.dtyp
         unet = _component("unet", spec, folder, device, dtype)
         vae = _component("vae", spec, folder, device, vae_dtype)
         text_encoder = _component("text_encoder", spec, folder, device, dtype)
-        tokenizer, scheduler_config = _tokenizer(folder), _scheduler_config(folder)
+        tokenizer, scheduler_config = load_tokenizer(folder), _scheduler_config(folder)
     return Models(
         spec=spec,
         folder=folder,
@@ -183,7 +183,8 @@ def _component(name: str, spec: ModelSpec, folder: Path, device: torch.device, d
     return network.to(device).requires_grad_(False).eval()
 
 
-def _tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model's folder. Raises: BackendError when it cannot be loaded."""
     from transformers import CLIPTokenizer
 
     try:

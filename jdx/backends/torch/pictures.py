@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from jdx.backends.torch.files import write_bytes
+from jdx.files import write_bytes
 
 THREADS = 4
 """A PNG of 512 px costs about 55 ms of one core (zlib lets go of the interpreter)."""

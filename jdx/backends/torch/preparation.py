@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from jdx.backends.torch.adamw import Knobs, StackedAdamW
 from jdx.backends.torch.adapters import canonical_te_path
 from jdx.backends.torch.batches import Drawer, Noising, Pictures, Sample, Source
 from jdx.backends.torch.checks import MOMENTS
-from jdx.backends.torch.dropout import KeyedDropout
+from jdx.backends.torch.dropout import BYTES_AN_ENTRY, KeyedDropout
 from jdx.backends.torch.ema import StackedEma
 from jdx.backends.torch.enhancer_part import EnhancerPart
 from jdx.backends.torch.models import Models
@@ -37,15 +37,21 @@ def read_sources(job: TrainJob, adapters: Sequence[AdapterSpec]) -> tuple[list[s
     texts: dict[str, int] = {}
     read = lru_cache(maxsize=None)(load_file)  # styles share class pictures: one copy in memory
 
-    def pictures(folders: Sequence[Path], captions: Sequence[str]) -> Pictures:
-        rows = tuple(texts.setdefault(caption, len(texts)) for caption in captions)
+    def pictures(folders: Sequence[Path], captions: Sequence[str | tuple[str, ...]]) -> Pictures:
+        several = [(caption,) if isinstance(caption, str) else caption for caption in captions]
+        rows = tuple(tuple(texts.setdefault(text, len(texts)) for text in some) for some in several)
         moments = [read(folder / MOMENTS) for folder in folders]
         mean, std = ([picture for m in moments for picture in m[name]] for name in ("mean", "std"))
         return Pictures(mean, std, rows)
 
     sources = []
     for a in adapters:
-        instance = pictures([job.moments[a.style]], a.captions)
+        folders = [job.moments[source] for source in a.sources or (a.style,)]
+        instance = pictures(folders, a.captions)
+        if len(folders) > 1:
+            instance = replace(
+                instance, groups=tuple(len(read(folder / MOMENTS)["mean"]) for folder in folders)
+            )
         prior = pictures(job.prior_moments[a.style], a.prior_captions) if packs.has_prior(a) else None
         numbers = (a.prior_weight, a.prior_fraction, a.min_snr_gamma)
         sources.append(Source(a.style, a.seed, instance, prior, *numbers))
@@ -221,6 +227,8 @@ def measure(job: TrainJob, models: Models, group: Sequence[AdapterSpec]) -> memo
         held = [tensor for part in parts.values() for tensor in part.held()]
         known = [*models.unet.parameters(), *models.text_encoder.parameters(), *held]
         sample = memory.kept_for_backward(lambda: losses_of(models, captions, parts.values(), drawn), known)
+        if dropout is not None:
+            sample += dropout.widest * BYTES_AN_ENTRY
         copies = memory.COPIES + any(a.ema_decay is not None for a in group)
         adapter = sum(part.width * part.flat.element_size() * copies for part in parts.values())
     return memory.Need(sample, adapter)

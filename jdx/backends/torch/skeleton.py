@@ -9,24 +9,30 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from jdx.backends.base import LoraSpec, ModelSpec
+from jdx.backends.base import LoraSpec, ModelSpec, TokensSpec
 from jdx.backends.torch.blend import blend_layers
 from jdx.backends.torch.hub import locate
-from jdx.backends.torch.models import quiet
+from jdx.backends.torch.models import load_tokenizer, quiet
 from jdx.backends.torch.stacked import target_faults
 from jdx.backends.torch.styleid_layers import resolve_layers
+from jdx.backends.torch.tokens import token_faults
 from jdx.errors import BackendError, ConfigError, Fault
 
 
 def name_faults(
-    spec: ModelSpec, targets: Mapping[str, Sequence[str]], layers: Mapping[str, Sequence[str]]
+    spec: ModelSpec,
+    targets: Mapping[str, Sequence[str]],
+    layers: Mapping[str, Sequence[str]],
+    tokens: Sequence[TokensSpec] = (),
 ) -> list[Fault]:
     """LoRA targets and self-attentions that this model lacks, keys `NETWORK.targets` and `USE.layers`.
 
     targets: {"unet" | "text_encoder": last parts of module paths}. layers: {"styleid" | "blend.c2f" | "blend.f2c":
-    names}. Reads configs only, about 0.1 s for SD 2.1. Raises BackendError when the model cannot be had.
+    names}. tokens: words to be learnt, keys `tokens.token` and `tokens.init`. Reads configs and the tokenizer
+    only, about 0.1 s for SD 2.1. Raises BackendError when the model cannot be had.
     """
-    networks = skeletons(locate(spec))
+    folder = locate(spec)
+    networks = skeletons(folder)
     faults = [
         fault
         for name, some in targets.items()
@@ -40,7 +46,7 @@ def name_faults(
                 blend_layers(networks["unet"], names, use)
         except ConfigError as error:
             faults += [replace(fault, key=f"{use}.layers") for fault in error.faults]
-    return faults
+    return [*faults, *(token_faults(load_tokenizer(folder), tokens) if tokens else ())]
 
 
 def skeletons(folder: Path) -> dict[str, nn.Module]:

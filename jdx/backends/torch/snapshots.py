@@ -17,8 +17,8 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from jdx.backends.torch.adapters import Adapter, write_adapter
-from jdx.backends.torch.files import write_bytes
 from jdx.errors import ConfigError, Fault
+from jdx.files import write_bytes
 
 STATE, LOSSES = "state.safetensors", "losses.csv"
 HEADER = "jdx_train_state"  # one header entry: safetensors writes several in random order

@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from jdx._version import __version__
-from jdx.backends.torch.files import write_bytes
 from jdx.errors import ConfigError, Fault
+from jdx.files import write_bytes
 
 FILE = "learned_embeds.safetensors"
 HEADER = "jdx"

@@ -43,8 +43,14 @@ def test_mix_is_the_published_hash() -> None:
         x = x * 0x846CA68B % 2**32
         return x ^ x >> 16
 
-    values = [0, 1, 2, 0xDEADBEEF, 2**32 - 1]
-    assert mix(torch.tensor(values)).tolist() == [lowbias32(x) for x in values]
+    values = [0, 1, 2, 0x7FFFFFFF, 0x80000000, 0xDEADBEEF, 2**32 - 1]
+    signed = torch.tensor(values).sub(2**32).where(torch.tensor(values) >= 2**31, torch.tensor(values))
+    assert [h % 2**32 for h in mix(signed.int()).tolist()] == [lowbias32(x) for x in values]
+    # The masks: h(h(place) ^ h(key ^ salt)) against the share of 2³² that is dropped.
+    kept = keep(torch.tensor([7, 2**32 - 1]), 0x9ABCDEF0, 500, 0.3)
+    for row, key in zip(kept.tolist(), (7, 2**32 - 1), strict=True):
+        hashes = (lowbias32(lowbias32(place) ^ lowbias32(key ^ 0x9ABCDEF0)) for place in range(500))
+        assert row == [h >= int(0.3 * 2**32) for h in hashes]
 
 
 def test_kept_entries_are_scaled_and_keys_must_match_the_batch() -> None:

@@ -11,6 +11,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
+from jdx import files
 from jdx.backends.base import (
     GenerateJob,
     InitSpec,
@@ -20,8 +21,8 @@ from jdx.backends.base import (
     SamplerSpec,
     StyleDrawJob,
 )
-from jdx.backends.torch import files, pictures
 from jdx.backends.torch import generate as module
+from jdx.backends.torch import pictures
 from jdx.backends.torch.adapters import save_adapter
 from jdx.backends.torch.generate import generate
 from jdx.backends.torch.models import Models, load

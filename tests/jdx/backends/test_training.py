@@ -15,10 +15,10 @@ import torch
 from diffusers.training_utils import EMAModel
 
 from jdx.backends.base import AdapterSpec, LoraSpec, ModelSpec, ScheduleSpec
-from jdx.backends.torch import packs, styleid
+from jdx.backends.torch import packs, preparation, styleid
 from jdx.backends.torch.batches import Drawer, plan_passes
 from jdx.backends.torch.models import Models, load
-from jdx.backends.torch.preparation import noising_of, read_sources
+from jdx.backends.torch.preparation import measure, noising_of, read_sources
 from jdx.backends.torch.stacked import StackedLinear
 from jdx.backends.torch.styleid_memory import FeatureMemory, Place
 from jdx.errors import BackendError, ConfigError
@@ -79,6 +79,23 @@ REFERENCES: dict[str, tuple[AdapterSpec, dict[str, Any]]] = {
         replace(with_prior(THREE[0]), min_snr_gamma=5.0),
         {"batch_size": 3, "micro_batch": 2},
     ),
+    "several sources, captions of views": (
+        replace(
+            THREE[0],
+            style="joint",
+            sources=("00", "few", "05"),
+            captions=(
+                "a cat",
+                "a dog",
+                ("an owl", "an owl, mirrored"),
+                "a sun",
+                ("a hat", "tah a"),
+                "a cup",
+                "a cow",
+            ),
+        ),
+        {"batch_size": 3, "micro_batch": 2},
+    ),
     "shares, batch of 3": (replace(with_share(THREE[2]), min_snr_gamma=1.0), {"batch_size": 3}),
 }
 
@@ -99,6 +116,34 @@ def test_equals_peft_diffusers_and_torch_on_the_same_draws(
     assert largest_gap(ours.weights(adapter.style), theirs) < 1e-7
     moved = max(p.abs().max().item() for name, p in theirs.items() if "lora_B" in name)
     assert moved > 1e-4
+
+
+def test_sources_are_visited_equally_often_whatever_their_size(models: Models, moments: Moments) -> None:
+    """Three sources of 3, 1 and 3 pictures: any three samples in a row of a round are of three sources."""
+    captions = ("a1", "a2", "a3", "b", "c1", "c2", "c3")
+    adapter = replace(THREE[0], style="joint", sources=("00", "few", "05"), captions=captions)
+    texts, sources = read_sources(make_job(moments, models, adapter), [adapter])
+    drawer = Drawer(sources, plan_passes(3, 1, prior=False, most=3), noising_of(models))
+    steps = [[texts[row] for row in drawer(step)[0].captions.tolist()] for step in range(30)]
+    assert all(sorted(text[0] for text in step) == ["a", "b", "c"] for step in steps)
+    assert len({tuple(text[0] for text in step) for step in steps}) == 6  # in every order
+    shown = Counter(text for step in steps for text in step)
+    assert shown == {"b": 30} | {name: 10 for name in captions if name != "b"}
+
+
+def test_sources_and_captions_that_do_not_fit_are_told(
+    models: Models, moments: Moments, tmp_path: Path
+) -> None:
+    adapter = replace(
+        THREE[0], style="joint", sources=("00", "05"), captions=("one",) * 5 + (("a", "b", "c"),)
+    )
+    job = make_job(moments, models, adapter)
+    with pytest.raises(ConfigError, match=r"(?s)2 views.*there are 3 captions for them"):
+        run(job, models, tmp_path)
+    with pytest.raises(ConfigError, match=r"(?s)6 pictures.*there are 5 captions"):
+        run(make_job(moments, models, replace(adapter, captions=("one",) * 5)), models, tmp_path)
+    with pytest.raises(ConfigError, match=r"(?s)05.*every source needs the folder"):
+        run(replace(job, moments={"00": job.moments["00"]}), models, tmp_path)
 
 
 @pytest.mark.parametrize("gamma", [None, 5.0])
@@ -352,6 +397,23 @@ def test_dropout_changes_the_result_but_not_with_the_company(
     alone = run(make_job(moments, models, THREE[2], **settings, micro_batch=1), models, tmp_path / "alone")
     assert largest_gap(dropped.tensors("11"), together.tensors("11")) > 1e-5
     assert largest_gap(dropped.tensors("11"), alone.tensors("11")) < 1e-10
+
+
+def test_memory_counts_what_masks_take_while_they_are_made(
+    models: Models, moments: Moments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda _, args: seen.append(args[0][0].numel()))
+        for path, module in models.unet.named_modules()
+        if path.endswith(("to_q", "to_v"))
+    ]
+    job = make_job(moments, models, THREE[2], dropout=0.3)
+    whole = measure(job, models, [THREE[2]]).sample
+    for hook in hooks:
+        hook.remove()
+    monkeypatch.setattr(preparation, "BYTES_AN_ENTRY", 0)
+    assert whole - measure(job, models, [THREE[2]]).sample == 12 * max(seen)
 
 
 def test_a_callback_may_move_the_folder_and_may_stop_the_training(

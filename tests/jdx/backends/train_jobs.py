@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from jdx import draws
-from jdx.backends.base import AdapterSpec, LoraSpec, TrainJob, TrainOutcome
+from jdx.backends.base import AdapterSpec, EnhancerSpec, LoraSpec, TrainJob, TrainOutcome
 from jdx.backends.torch.models import Models
 from jdx.backends.torch.training import train
 from jdx.progress import NullProgress
@@ -50,6 +50,11 @@ def with_text(adapter: AdapterSpec, rank: int = 2) -> AdapterSpec:
     return replace(adapter, text_encoder=LoraSpec(rank, 3.0, TEXT), text_encoder_lr=3e-3)
 
 
+def with_enhancer(adapter: AdapterSpec, zero: Literal["first", "last"] = "first") -> AdapterSpec:
+    """With a bias large enough to matter, and a rate of its own."""
+    return replace(adapter, enhancer=EnhancerSpec(0.5, 5e-3, zero))
+
+
 def write_moments(folder: Path, name: str, pictures: int) -> Path:
     folder.mkdir(parents=True)
     rng = np.random.default_rng([ord(letter) for letter in name])
@@ -68,6 +73,8 @@ class Moments:
     known: dict[str, Path] = field(default_factory=dict)
 
     def of(self, style: str, pictures: int = PICTURES) -> Path:
+        """Three pictures; "few" has one."""
+        pictures = 1 if style == "few" else pictures
         if style not in self.known:
             self.known[style] = write_moments(self.root / style, style, pictures)
         return self.known[style]
@@ -76,11 +83,13 @@ class Moments:
 def make_job(moments: Moments, models: Models, *adapters: AdapterSpec, **settings: Any) -> TrainJob:
     things = {a.style: (moments.of("thing", 2), moments.of("being", 1)) for a in adapters}
     priors = {a.style: things[a.style] for a in adapters if a.prior_weight or a.prior_fraction}
+    whole = {a.style: moments.of(f"whole {a.style}") for a in adapters if a.enhancer}
     return TrainJob(
         models.spec,
         adapters,
-        {a.style: moments.of(a.style) for a in adapters},
+        {source: moments.of(source) for a in adapters for source in a.sources or (a.style,)},
         prior_moments=priors,
+        enhancer_moments=whole,
         **{"snapshots": (4,), "log_every": 2, **settings},
     )
 
@@ -183,33 +192,48 @@ class Reference:
             p.data = p.data.to(self.models.dtype)
         return params
 
-    def _sample(self, step: int, i: int, prior: bool) -> tuple[Tensor, Tensor, int, str]:
-        """Latent, noise, time step and caption of one sample."""
+    def _states(self, texts: Sequence[str], prior: Sequence[bool]) -> Tensor:
+        """What the UNet is told; prior: which captions are of class pictures."""
+        states: Tensor = self.text(self.models.tokenise(texts))[0]
+        return states
+
+    def _sample(self, step: int, i: int, prior: bool) -> tuple[Tensor, Tensor, int, str, bool]:
+        """Latent, noise, time step and caption of one sample, and whether it is a class sample."""
         a, n = self.adapter, self.job.batch_size * self.job.accumulation
         who, name = (a.seed, a.style), (a.seed, a.style, step, i)
         if a.prior_fraction is not None:
             prior = draws.uniform(*name, "class") < a.prior_fraction
         self.classes += prior
         kind = "prior " if prior else ""
-        folders = self.job.prior_moments[a.style] if prior else (self.job.moments[a.style],)
+        own = tuple(self.job.moments[source] for source in a.sources or (a.style,))
+        folders = self.job.prior_moments[a.style] if prior else own
         moments = [load_file(folder / "moments.safetensors") for folder in folders]
         mean, std = (
             np.concatenate([m[part] for m in moments]).astype(np.float64) for part in ("mean", "std")
         )
-        captions = a.prior_captions if prior else a.captions
-        ref = draws.visit(len(captions), step * n + i, *who, kind + "order")
+        captions: Sequence[str | tuple[str, ...]] = a.prior_captions if prior else a.captions
+        if a.sources and not prior:  # rounds over the sources; in each round one picture of every source
+            turn, place = divmod(step * n + i, len(folders))
+            source = draws.visit(len(folders), turn * len(folders) + place, *who, "order", "source")
+            sizes = [len(m["mean"]) for m in moments]
+            ref = sum(sizes[:source]) + draws.visit(sizes[source], turn, *who, "order", source)
+        else:
+            ref = draws.visit(len(captions), step * n + i, *who, kind + "order")
         view = draws.integer(VARIANTS, *name, kind + "view")
         blur = draws.normal((4, SIZE, SIZE), *name, kind + "posterior")
         latent = torch.from_numpy(mean[ref, view] + std[ref, view] * blur) * self.models.vae_scaling
         noise = torch.from_numpy(draws.normal((4, SIZE, SIZE), *name, kind + "noise")).double()
-        return latent, noise, draws.integer(1000, *name, kind + "timestep"), captions[ref]
+        caption = captions[ref]
+        text = caption if isinstance(caption, str) else caption[view]
+        return latent, noise, draws.integer(1000, *name, kind + "timestep"), text, prior
 
     def _half(self, step: int, prior: bool) -> Tensor:
         """Mean squared error over the instance or the class samples of a step."""
         n = self.job.batch_size * self.job.accumulation
-        latents, noise, times, texts = zip(*(self._sample(step, i, prior) for i in range(n)), strict=True)
+        samples = [self._sample(step, i, prior) for i in range(n)]
+        latents, noise, times, texts, classes = zip(*samples, strict=True)
         z, eps, t = torch.stack(latents), torch.stack(noise), torch.tensor(times)
-        states = self.text(self.models.tokenise(texts))[0]
+        states = self._states(texts, classes)
         noisy = self.scheduler.add_noise(z, eps, t)
         answer = self.unet(noisy, t, encoder_hidden_states=states).sample
         velocity = self.models.prediction_type == "v_prediction"

@@ -6,33 +6,13 @@ import math
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from jdx.methods.enhancer import Form, ZeroLayer, enhance, features, first_vector, unpack
+from tests.jdx.plain_enhancer import Published
 
 SD21 = Form(4, 77, 1024)
 MINI = Form(4, 32, 192)
-
-
-class Published(nn.Module):
-    """The entry's "version 3" for SD 2.1 at 512 px: 4, 19 and 2 groups, 8, 38 and 77 channels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm1, self.conv1 = nn.GroupNorm(4, 8), nn.Conv2d(8, 38, 3, 2, 1)
-        self.norm2, self.conv2 = nn.GroupNorm(19, 38), nn.Conv2d(38, 38, 3, 1, 1)
-        self.norm3, self.conv3 = nn.GroupNorm(2, 38), nn.Conv2d(38, 77, 3, 1, 1)
-        nn.init.zeros_(self.conv1.weight)
-        assert self.conv1.bias is not None
-        nn.init.zeros_(self.conv1.bias)
-
-    def forward(self, std: Tensor, mean: Tensor) -> Tensor:
-        """std, mean (1, 4, 64, 64), already averaged over the references."""
-        x = torch.cat([std, mean], dim=1)
-        x = self.conv1(nn.functional.silu(self.norm1(x)))
-        x = self.conv2(nn.functional.silu(self.norm2(x)))
-        out: Tensor = self.conv3(nn.functional.silu(self.norm3(x)))
-        return out.view(1, 77, 1024)
 
 
 def moments(style: int, pictures: int = 3, side: int = 64) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from jdx.backends.base import (
     OnSnapshot,
     OnStyle,
     StyliseJob,
+    TokensSpec,
     TrainJob,
     TrainOutcome,
 )
@@ -37,6 +38,7 @@ class Recorder(Backend):
     name = "recorder"
 
     def __init__(self) -> None:
+        self.words: list[tuple[TokensSpec, ...]] = []
         self.encoded: list[EncodeJob] = []
         self.trained: list[TrainJob] = []
         self.drawn: list[GenerateJob] = []
@@ -50,8 +52,13 @@ class Recorder(Backend):
         return []
 
     def name_faults(
-        self, model: ModelSpec, targets: Mapping[str, Sequence[str]], layers: Mapping[str, Sequence[str]]
+        self,
+        model: ModelSpec,
+        targets: Mapping[str, Sequence[str]],
+        layers: Mapping[str, Sequence[str]],
+        tokens: Sequence[TokensSpec] = (),
     ) -> list[Fault]:
+        self.words.append(tuple(tokens))
         return []
 
     def encode(self, job: EncodeJob, out: Path, progress: Progress, on_style: OnStyle) -> None:

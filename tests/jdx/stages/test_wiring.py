@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jdx import trial, validation
+from jdx import draws, trial, validation
 from jdx.backends.base import (
     BlendSpec,
     CropSpec,
@@ -18,6 +18,7 @@ from jdx.backends.base import (
     SamplerSpec,
     ScheduleSpec,
     StyleIdSpec,
+    TokensSpec,
 )
 from tests.configs import compose_plain
 from tests.data.sets import make_style, noise
@@ -117,7 +118,7 @@ def test_views_are_cut_as_the_settings_say_and_class_pictures_at_the_centre(lab:
     assert (whole.crop, whole.pictures) == (prior.crop, own.pictures)  # what an enhancer sees
     captions = notes.trained[0].adapters[1].captions
     assert [Path(p).stem.strip("_").replace("_", " ") for p in own.pictures["05"]] == [
-        caption.removeprefix("a ").removesuffix(" by 05") for caption in captions
+        str(caption).removeprefix("a ").removesuffix(" by 05") for caption in captions
     ]
 
 
@@ -267,7 +268,8 @@ CHANGES = {
         "method.enhancer.weight=0.02", "method.enhancer.lr=0.05", "method.enhancer.zero=last",
         "method.enhancer.enabled=false", "optim.warmup_steps=2", "train.min_snr_gamma=null",
         "train.ema_decay=0.9",
-        "train.batch_size=1", "train.accumulation=1",
+        "train.batch_size=1", "train.accumulation=1", "optim.unet.start_step=2",
+        "optim.text_encoder.start_step=2",
     ),
     "generate": (
         "sampler.negative_prompt=dull", "sampler.lora_scale=0.7", "sampler.seed=14", "sampler.steps=6",
@@ -296,3 +298,76 @@ def test_a_change_makes_its_own_stage_again_and_none_before_it(lab: Lab) -> None
             assert made[stage] > 0, change
             if stage not in {"prior", "encode"}:  # those two are side by side
                 assert not any(made[name] for name in order[: order.index(stage)]), change
+
+
+WORDS_LEARNT = (
+    "method=textual_inversion", "method.tokens.vectors=3", "method.tokens.init=art", "method.tokens.lr=0.02",
+    "method.tokens.weight_decay=0.3", "method.tokens.steps=4", "lora.rank=2", "optim.unet.start_step=3",
+    "train.steps=6", "method.prompts.train=a {object} as {token}", "method.prompts.generate={token} {object}",
+)  # fmt: skip
+
+
+def test_learnt_words_get_what_the_settings_say(lab: Lab) -> None:
+    notes, _ = lab.run(*WORDS_LEARNT)
+    one, other = notes.trained[0].adapters
+    assert other.tokens == TokensSpec("<style_05>", 3, "art", 0.02, 0.3, 4)
+    assert one.tokens is not None
+    assert one.tokens.token == "<style_00>"
+    assert sorted(other.captions) == sorted(f"a {word} as <style_05>" for word in WORDS)
+    assert (other.unet_start, other.text_encoder_start) == (3, 0)
+    assert [p.prompt for p in notes.drawn[-1].styles[1].pictures] == [
+        "<style_05> dog",
+        "<style_05> ice cream",
+    ]
+    assert notes.words == [(one.tokens, other.tokens)]  # looked at before anything is computed
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["vectors=2", "init=ink", "lr=0.01", "weight_decay=0.2", "steps=3"],
+)
+def test_what_shapes_a_learnt_word_is_part_of_its_key(lab: Lab, change: str) -> None:
+    lab.run(*WORDS_LEARNT)
+    _, stages = lab.run(*WORDS_LEARNT, f"method.tokens.{change}")
+    assert stages["train"] == {"made": 2, "reused": 0}
+
+
+def test_a_method_without_adapters_has_none_unless_told(lab: Lab) -> None:
+    notes, _ = lab.run("method=textual_inversion")
+    assert notes.trained[0].adapters[0].unet == LoraSpec(0, 1.0, ())
+    notes, _ = lab.run("method=textual_inversion", "lora.rank=8")
+    assert notes.trained[0].adapters[0].unet.rank == 8
+
+
+def test_a_joint_adapter_gets_all_styles_pictures_and_captions(lab: Lab) -> None:
+    notes, _ = lab.run(*EVERYTHING, "method.enhancer.enabled=false", "lora.joint=true")
+    (job,) = notes.trained
+    (adapter,) = job.adapters
+    assert (adapter.style, adapter.sources) == ("joint", ("00", "05"))
+    both = lab.run(*EVERYTHING, "method.enhancer.enabled=false")[0].trained[0]
+    one, other = both.adapters
+    assert adapter.captions == (*one.captions, *other.captions)
+    assert adapter.prior_captions == (*one.prior_captions, *other.prior_captions)
+    assert job.moments == both.moments
+    assert job.prior_moments == {"joint": (*both.prior_moments["00"], *both.prior_moments["05"])}
+    assert len({style.adapter for style in notes.drawn[1].styles}) == 1
+
+
+def test_mirrored_views_are_tagged(lab: Lab) -> None:
+    """The tag is on exactly those views that the encoder mirrors: its draw, written out."""
+    flips = (
+        "train.crop.flip=0.5",
+        "train.crop.flip_tag=', mirrored'",
+        "train.crop.variants=6",
+        "train.seed=3",
+    )
+    notes, _ = lab.run("method.prompts.train={object} {style}", *flips)
+    seen = set()
+    for adapter, style in zip(notes.trained[0].adapters, ("00", "05"), strict=True):
+        for captions, path in zip(adapter.captions, notes.encoded[0].pictures[style], strict=True):
+            stem = Path(path).stem
+            word = f"{stem.strip('_').replace('_', ' ')} {style}"
+            flags = [draws.uniform(3, style, stem, variant, "flip") < 0.5 for variant in range(6)]
+            assert captions == tuple(f"{word}, mirrored" if flag else word for flag in flags)
+            seen |= set(flags)
+    assert seen == {True, False}

@@ -8,7 +8,10 @@ from pathlib import Path
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write beside, flush to disk, replace: a reader sees the old file or the new one, never half of it."""
+    """Write beside, flush to disk, replace: a reader sees the old file or the new one, never half of it.
+
+    The folder is made when it is not there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # A name of its own: `path`'s may already be as long as the file system allows.
     beside = path.with_name(f".{uuid.uuid4().hex}.part")
@@ -20,3 +23,8 @@ def write_bytes(path: Path, content: bytes) -> None:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` of a text in UTF-8, its line ends as they are."""
+    write_bytes(path, text.encode())
