@@ -1,0 +1,105 @@
+"""Who chooses the next point, and who ends hopeless trials: Optuna's samplers and pruners by name or by target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from hydra.utils import get_class
+from optuna.distributions import BaseDistribution
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from jdx.errors import ConfigError, Fault
+from sweeps.space import Value
+
+SAMPLERS = {
+    "tpe": "optuna.samplers.TPESampler",
+    "gp": "optuna.samplers.GPSampler",
+    "cmaes": "optuna.samplers.CmaEsSampler",
+    "nsgaii": "optuna.samplers.NSGAIISampler",
+    "nsgaiii": "optuna.samplers.NSGAIIISampler",
+    "qmc": "optuna.samplers.QMCSampler",
+    "random": "optuna.samplers.RandomSampler",
+    "brute_force": "optuna.samplers.BruteForceSampler",
+    "grid": "optuna.samplers.GridSampler",
+}
+PRUNERS = {
+    "wilcoxon": "optuna.pruners.WilcoxonPruner",
+    "median": "optuna.pruners.MedianPruner",
+    "percentile": "optuna.pruners.PercentilePruner",
+    "hyperband": "optuna.pruners.HyperbandPruner",
+    "successive_halving": "optuna.pruners.SuccessiveHalvingPruner",
+    "threshold": "optuna.pruners.ThresholdPruner",
+    "none": "optuna.pruners.NopPruner",
+}
+GRID = SAMPLERS["grid"]
+OWN_KEYS = frozenset({"grid_when_finite", "_partial_", "_recursive_", "_convert_"})
+"""Keys of a sampler's group that are not its constructor's."""
+
+
+class PlanSampler(BaseSampler):
+    """Gives trial number n the n-th point of a list, so that two controllers never take the same one.
+
+    first: number of the first trial that the list is for (earlier ones were there before the sweep).
+    """
+
+    def __init__(self, points: Sequence[Mapping[str, Value]], first: int = 0):
+        self.points, self.first = points, first
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return {}
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """The list's value; a trial behind its end (it will be given back) repeats the last point."""
+        return self.points[min(trial.number - self.first, len(self.points) - 1)][param_name]
+
+
+def target_of(spec: Any, names: Mapping[str, str], key: str) -> str:
+    """The class that a sampler's or pruner's setting names. Raises: ConfigError with the valid names."""
+    target = spec.get("_target_") if isinstance(spec, Mapping) else spec
+    target = names.get(str(target), target)
+    if not isinstance(target, str) or "." not in target:
+        raise ConfigError([Fault(key, repr(spec), f"no such one; valid are {', '.join(names)}")])
+    return target
+
+
+def build(spec: Any, names: Mapping[str, str], key: str) -> Any:
+    """A sampler or pruner from {_target_, settings...} or a name. Raises: ConfigError."""
+    target = target_of(spec, names, key)
+    settings = {str(k): v for k, v in spec.items() if k != "_target_"} if isinstance(spec, Mapping) else {}
+    settings = {k: v for k, v in settings.items() if k not in OWN_KEYS}
+    nulls = {k for k, v in settings.items() if v is None}
+    try:
+        return get_class(target)(**{k: v for k, v in settings.items() if k not in nulls})
+    except Exception as error:  # each class has its own kinds for a wrong number or a missing package
+        text = f"{str(error) or type(error).__name__}; valid names are {', '.join(names)}"
+        raise ConfigError([Fault(key, f"{target}({settings})", text)]) from None
+
+
+def make_sampler(spec: Any) -> BaseSampler:
+    """The sampler of `hydra.sweeper.sampler`. Raises: ConfigError."""
+    sampler = build(spec, SAMPLERS, "hydra.sweeper.sampler")
+    if not isinstance(sampler, BaseSampler):
+        raise ConfigError([Fault("hydra.sweeper.sampler", str(spec), "is not an Optuna sampler")])
+    return sampler
+
+
+def make_pruner(spec: Any) -> BasePruner | None:
+    """The pruner of `hydra.sweeper.pruner`; None = every trial runs to its end. Raises: ConfigError."""
+    if spec is None or spec == "none":
+        return None
+    pruner = build(spec, PRUNERS, "hydra.sweeper.pruner")
+    if not isinstance(pruner, BasePruner):
+        raise ConfigError([Fault("hydra.sweeper.pruner", str(spec), "is not an Optuna pruner")])
+    return None if isinstance(pruner, optuna.pruners.NopPruner) else pruner
