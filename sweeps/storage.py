@@ -1,0 +1,147 @@
+"""Where a study lives: SQLite in the sweep's folder, or a database server; patient with both when they are away."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import sqlalchemy
+import sqlalchemy.exc
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import BaseStorage, RDBStorage, get_storage
+
+from jdx.errors import BackendError
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 600.0
+"""Seconds for which an unreachable storage is asked again."""
+FIRST_WAIT, LONGEST_WAIT = 0.1, 10.0
+"""Seconds between two tries: doubled each time."""
+BUSY_TIMEOUT = 20.0
+"""Seconds for which SQLite itself waits for another program's lock."""
+STUDY_FILE = "study.db"
+GONE = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.InternalError)
+"""What an absent, locked or restarting database raises; it may be there again in a moment."""
+
+
+class StorageGoneError(BackendError):
+    """The study's storage stayed away longer than `PATIENCE`. Running jobs are not harmed by it."""
+
+
+class Patience:
+    """Repeats a call to the storage until it is answered, and says so once."""
+
+    def __init__(self, seconds: float = PATIENCE, name: str = "the study's storage"):
+        self.seconds, self.name = seconds, name
+        self.away_since: float | None = None
+        self.give_up: Callable[[], bool] = lambda: False
+        """Asked between two tries; True ends the waiting (somebody pressed Ctrl-C twice)."""
+
+    def __call__(self, call: Callable[[], Any], *, again: Callable[[Exception], Any] | None = None) -> Any:
+        """The result of `call()`. again: what an error after a first try means, which may have been carried out."""
+        start, wait, tried = time.monotonic(), FIRST_WAIT, False
+        while True:
+            try:
+                result = call()
+            except Exception as error:
+                if not is_gone(error):
+                    if tried and again is not None:
+                        return again(error)
+                    raise
+                self._bear(error, time.monotonic() - start)
+                tried = True
+                time.sleep(wait)
+                wait = min(2 * wait, LONGEST_WAIT)
+                continue
+            self._back()
+            return result
+
+    def _bear(self, error: Exception, so_far: float) -> None:
+        why = str(error.__cause__ or error).splitlines()[0]
+        if so_far > self.seconds or self.give_up():
+            raise StorageGoneError(
+                f"{self.name} cannot be reached for {so_far:.0f} s: {why}\n"
+                "Jobs that run go on and their results are kept in the sweep's folder; the same command takes them up."
+            ) from error
+        if self.away_since is None:
+            self.away_since = time.monotonic()
+            log.warning("%s cannot be reached (%s): trying for %.0f s", self.name, why, self.seconds)
+
+    def _back(self) -> None:
+        if self.away_since is not None:
+            log.warning("%s is back after %.1f s", self.name, time.monotonic() - self.away_since)
+            self.away_since = None
+
+
+def is_gone(error: BaseException) -> bool:
+    """Whether an error says that the database is away for now, and not that the request was wrong."""
+    if isinstance(error, StorageInternalError):
+        return isinstance(error.__cause__, GONE)
+    return isinstance(error, GONE)
+
+
+def _finished_before(error: Exception) -> bool:
+    """A try whose answer was lost had been carried out: the trial is finished, which is what was wanted."""
+    if isinstance(error, UpdateFinishedTrialError):
+        return True
+    raise error
+
+
+def _patient(name: str) -> Callable[..., Any]:
+    @functools.wraps(getattr(BaseStorage, name))
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        again = _finished_before if name == "set_trial_state_values" else None
+        return self.patience(functools.partial(getattr(self.inner, name), *args, **kwargs), again=again)
+
+    return method
+
+
+def patient(inner: BaseStorage, patience: Patience) -> BaseStorage:
+    """An Optuna storage whose every method is `inner`'s, called through `patience`."""
+    names = [n for n, member in vars(BaseStorage).items() if callable(member) and not n.startswith("_")]
+    methods = {name: _patient(name) for name in names if name != "check_trial_is_updatable"}
+    storage = type("PatientStorage", (BaseStorage,), methods)()
+    vars(storage).update(inner=inner, patience=patience)
+    assert isinstance(storage, BaseStorage)
+    return storage
+
+
+def sqlite_url(path: Path, *, create: bool) -> str:
+    """URL of an SQLite file that is never made anew by opening it: a file that is away must not become an empty one."""
+    mode = "rwc" if create else "rw"
+    url = sqlalchemy.URL.create(
+        "sqlite", database=f"file:{quote(str(path))}", query={"mode": mode, "uri": "true"}
+    )
+    return url.render_as_string(hide_password=False)
+
+
+def open_storage(url: str | None, folder: Path, patience: Patience | None = None) -> BaseStorage:
+    """The storage of a sweep: `url`, or SQLite in its folder. Raises: StorageGoneError, ValueError (a bad URL)."""
+    patience = patience or Patience()
+    if url is None:
+        path = folder / STUDY_FILE
+        if not path.exists():
+            patience(lambda: RDBStorage(sqlite_url(path, create=True)))
+        url = sqlite_url(path, create=False)
+    if not url.startswith("sqlite"):
+        patience.name = (
+            f"the study's storage {sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)}"
+        )
+    options: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT}} if url.startswith("sqlite") else {}
+    options["pool_pre_ping"] = True
+    inner = patience(lambda: get_storage(RDBStorage(_driver(url), engine_kwargs=options)))
+    return patient(inner, patience)
+
+
+def _driver(url: str) -> str:
+    """PostgreSQL through psycopg 3 unless the URL names a driver."""
+    for plain in ("postgresql://", "postgres://"):
+        if url.startswith(plain):
+            return "postgresql+psycopg://" + url.removeprefix(plain)
+    return url
