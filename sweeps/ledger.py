@@ -37,6 +37,7 @@ WARM = "warm start"
 OWNER_STALE = 900.0
 """Seconds without a sign of life after which another host's controller is taken for dead."""
 SIGN_EVERY = 60.0
+COUNT_EVERY = 2.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class Ledger:
         self.n_trials, self.owner, self.shared = n_trials, owner, shared
         self.study_id = storage.get_study_id_from_name(study.study_name)
         self.higher = [direction == StudyDirection.MAXIMIZE for direction in study.directions]
-        self._signed = 0.0
+        self._signed = self._counted = 0.0
+        self._begun = 0
 
     # --- budget ---------------------------------------------------------------------------------------------------
 
@@ -73,10 +75,18 @@ class Ledger:
         """Trials that are part of the budget: finished, failed for good, running or waiting to be run."""
         return [trial for trial in self.trials() if UNCOUNTED not in trial.user_attrs]
 
+    def tally(self) -> tuple[int, int]:
+        """Finished and failed trials of the budget."""
+        states = [trial.state for trial in self.counted()]
+        return states.count(TrialState.COMPLETE), states.count(TrialState.FAIL)
+
     def left(self) -> int:
-        """How many more trials there are to be started."""
-        begun = sum(trial.state != TrialState.WAITING for trial in self.counted())
-        return max(0, self.n_trials - begun)
+        """How many more trials there are to be started. Counted anew now and then where others start some too."""
+        fresh = self._counted and (not self.shared or time.monotonic() - self._counted < COUNT_EVERY)
+        if not fresh:
+            self._begun = sum(trial.state != TrialState.WAITING for trial in self.counted())
+            self._counted = time.monotonic()
+        return max(0, self.n_trials - self._begun)
 
     # --- asking ---------------------------------------------------------------------------------------------------
 
@@ -84,10 +94,12 @@ class Ledger:
         """The next point, or None when another controller took the last one."""
         trial = self.study.ask()
         self._attr(trial._trial_id, OWNER, self.owner)
-        if self._is_surplus(trial.number):
+        if self.shared and self._is_surplus(trial.number):
             self._attr(trial._trial_id, UNCOUNTED, "surplus")
             self.study.tell(trial.number, state=TrialState.FAIL)
+            self._counted = 0.0
             return None
+        self._begun += 1
         return Ticket(trial.number, trial._trial_id, self.space.suggest(trial, config))
 
     def _is_surplus(self, number: int) -> bool:
@@ -138,6 +150,7 @@ class Ledger:
         """A trial is ended without a result and is not counted."""
         trial_id = self.storage.get_trial_id_from_study_id_trial_number(self.study_id, number)
         log.warning("trial %d is given up: %s", number, reason)
+        self._counted = 0.0
         attrs = {UNCOUNTED: "abandoned", REASON: reason}
         self._finish(number, trial_id, TrialState.FAIL, None, attrs)
 

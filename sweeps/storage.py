@@ -94,7 +94,7 @@ def _finished_before(error: Exception) -> bool:
 
 
 def _patient(name: str) -> Callable[..., Any]:
-    @functools.wraps(getattr(BaseStorage, name))
+    @functools.wraps(getattr(BaseStorage, name), updated=())  # not the mark of an abstract method
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         again = _finished_before if name == "set_trial_state_values" else None
         return self.patience(functools.partial(getattr(self.inner, name), *args, **kwargs), again=again)

@@ -1,0 +1,68 @@
+"""Jobs of the controller's tests: cheap, and as bad as they are asked to be."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from launcher.channel import Channel
+
+
+def task(folder: Path, payload: Mapping[str, Any], channel: Channel) -> Mapping[str, Any]:
+    """Score a point: the highest is at x = 3. `payload["deeds"]` says what goes wrong: {"NUMBER.ATTEMPT": deed}."""
+    number, attempt = payload["number"], channel.attempt
+    _note(folder, f"{number}.{attempt}")
+    deeds = payload.get("deeds", {})
+    deed = deeds.get(f"{number}.{attempt}", deeds.get(str(number), deeds.get("all", "")))
+    time.sleep(payload.get("seconds", 0.0))
+    if deed:
+        found = misbehave(deed, folder)
+        if found is not None:
+            return found
+    x = float(payload["params"].get("x", 0))
+    score = -((x - 3) ** 2) + 0.01 * (payload["seed"] or 0)
+    for index in payload.get("styles", []):
+        channel.event({"kind": "style", "style": f"{index:02d}", "index": index, "score": score + index / 10})
+        time.sleep(payload.get("pace", 0.0))
+        if channel.stopping():
+            return {"stopped": True}
+    for step in payload.get("snapshots", []):
+        channel.event({"kind": "snapshot", "step": step, "score": score * step / 10})
+        time.sleep(payload.get("pace", 0.0))
+        if channel.stopping():
+            return {"stopped": True}
+    return {"value": score, "metrics": {"metrics.size": x}, "run_dir": str(folder)}
+
+
+def _note(folder: Path, line: str) -> None:
+    """Every start of a job leaves a line, however the job ends."""
+    fd = os.open(folder.parent.parent / "starts.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.write(fd, f"{line}\n".encode())
+    os.close(fd)
+
+
+def misbehave(deed: str, folder: Path) -> Mapping[str, Any] | None:
+    """raise, nan, kill, stop (SIGSTOP), hang, oom, cuda, settings, or none of them."""
+    if deed == "raise":
+        raise ValueError("as asked")
+    if deed == "nan":
+        return {"value": float("nan")}
+    if deed == "none":
+        return {"value": None}
+    if deed == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if deed == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if deed == "hang":
+        time.sleep(600)
+    if deed == "oom":
+        raise MemoryError("no room")
+    if deed == "cuda":
+        raise RuntimeError("CUDA error: unspecified launch failure")
+    if deed == "settings":
+        return {"failed": {"kind": "settings", "message": "x = 9 is not allowed"}}
+    return None

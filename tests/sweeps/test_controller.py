@@ -1,0 +1,160 @@
+"""The controller on the real pool with cheap jobs."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from sweeps.controller import TooManyFailuresError
+from sweeps.ledger import PRUNED, REASON
+from tests.sweeps.bench import Bench, Notes, states
+
+
+def test_grid_runs_every_point_once_and_finds_the_best(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    controller, done = bench.run()
+    assert done
+    assert bench.starts() == Counter({f"{n}.0": 1 for n in range(6)})
+    best = controller.ledger.best()
+    assert best is not None
+    assert (best.params, best.values) == ({"x": 3}, [0.0])
+    again, done = bench.run()  # nothing is left to do
+    assert done
+    assert sum(bench.starts().values()) == 6
+    assert len(again.ledger.trials()) == 6
+
+
+def test_slots_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    notes = Notes()
+    bench = Bench(tmp_path, words=["x=range(0,12)"], payload={"deeds": {"0": "slow"}, "seconds": 0.05})
+    start = time.monotonic()
+    bench.payload = {**bench.payload, "seconds": 0.1}
+    bench.run(notes)
+    order = [number for what, number, _ in notes.events if what == "submitted"]
+    assert order == list(range(12))
+    asked = [event for event in notes.events if event[0] in {"asked", "finished"}]
+    first_done = next(i for i, event in enumerate(asked) if event[0] == "finished")
+    assert asked[first_done + 1][0] == "asked"  # a free slot is filled at once, the others still run
+    assert time.monotonic() - start < 60
+
+
+def test_later_trials_extend_the_same_study(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, words=["x=interval(0.0,6.0)"], n_trials=5, sampler="tpe")
+    bench.run()
+    bench.n_trials = 8
+    controller, _ = bench.run()
+    assert sorted(states(controller)) == list(range(8))
+    assert sum(bench.starts().values()) == 8
+
+
+@pytest.mark.parametrize(
+    ("deed", "attempts", "kind"),
+    [("raise", 3, "raised"), ("nan", 1, "nan"), ("none", 1, "nan"), ("oom", 2, "oom"), ("kill", 3, "killed"),
+     ("settings", 1, "settings")],
+)  # fmt: skip
+def test_failed_trials_are_retried_by_kind_and_harm_nobody(
+    tmp_path: Path, deed: str, attempts: int, kind: str
+) -> None:
+    bench = Bench(tmp_path, words=["x=0,1,2,3"], payload={"deeds": {"1": deed}})
+    controller, done = bench.run()
+    assert done
+    assert states(controller) == {0: "COMPLETE", 1: "FAIL", 2: "COMPLETE", 3: "COMPLETE"}
+    starts = bench.starts()
+    assert [starts[f"1.{attempt}"] for attempt in range(attempts + 1)] == [1] * attempts + [0]
+    reason = controller.ledger.trials()[1].user_attrs[REASON]
+    assert reason.startswith(kind)
+    assert (tmp_path / "jobs" / "0001" / "failures.jsonl").read_text().count("\n") == attempts
+
+
+def test_one_failure_is_mended_by_the_next_attempt(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, words=["x=0,3"], payload={"deeds": {"1.0": "kill"}})
+    controller, _ = bench.run()
+    assert states(controller) == {0: "COMPLETE", 1: "COMPLETE"}
+    assert controller.ledger.trials()[1].user_attrs["jdx:attempts"] == 2
+
+
+def test_a_job_over_its_time_is_ended_and_retried(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, words=["x=0,3"], payload={"deeds": {"0.0": "hang"}}, timeout=1.0)
+    controller, _ = bench.run()
+    assert states(controller) == {0: "COMPLETE", 1: "COMPLETE"}
+    assert '"timeout"' in (tmp_path / "jobs" / "0000" / "failures.jsonl").read_text()
+
+
+def test_all_failed_is_a_report_and_not_a_crash(tmp_path: Path) -> None:
+    controller, done = Bench(tmp_path, payload={"deeds": {"all": "nan"}}).run()
+    assert done
+    assert set(states(controller).values()) == {"FAIL"}
+    assert controller.ledger.best() is None
+
+
+def test_too_many_failures_end_the_sweep(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, payload={"deeds": {"all": "nan"}}, rules={"max_failure_rate": 0.5, "n_jobs": 2})
+    with pytest.raises(TooManyFailuresError, match="max_failure_rate"):
+        bench.run()
+    assert sum(bench.starts().values()) < 6
+
+
+def test_a_lost_gpu_is_not_the_points_fault(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, words=["x=0,3"], payload={"deeds": {f"0.{n}": "cuda" for n in range(4)}})
+    controller, _ = bench.run()  # four failures, and only two retries are allowed
+    assert states(controller) == {0: "COMPLETE", 1: "COMPLETE"}
+    assert '"gpu_lost"' in (tmp_path / "jobs" / "0000" / "failures.jsonl").read_text()
+
+
+def test_repetitions_are_averaged(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, words=["x=2,3"], rules={"seeds": [10, 20, 30]})
+    controller, _ = bench.run()
+    trials = controller.ledger.trials()
+    assert [trial.values for trial in trials] == [[pytest.approx(-0.8)], [pytest.approx(0.2)]]
+    assert set(trials[0].user_attrs["jdx:repetitions"]) == {"10", "20", "30"}
+    assert len(list((tmp_path / "jobs").iterdir())) == 6
+
+
+def test_several_objectives_have_a_front(tmp_path: Path) -> None:
+    bench = Bench(
+        tmp_path, directions=["maximize", "minimize"], rules={"objectives": ["value", "metrics.size"]}
+    )
+    controller, _ = bench.run()
+    front = sorted(trial.params["x"] for trial in controller.ledger.front())
+    assert front == [0, 1, 2, 3]  # beyond the best score a larger size buys nothing
+
+
+def test_wrong_number_of_values_is_told(tmp_path: Path) -> None:
+    controller, _ = Bench(tmp_path, words=["x=1"], directions=["maximize", "minimize"]).run()
+    assert "2 directions" in controller.ledger.trials()[0].user_attrs[REASON]
+
+
+def test_hopeless_trials_stop_between_styles_and_are_told_by_pairs(tmp_path: Path) -> None:
+    styles = list(range(12))
+    bench = Bench(
+        tmp_path,
+        words=["x=3,0"],
+        pruner="wilcoxon",
+        rules={"n_jobs": 1},
+        payload={"styles": styles, "pace": 0.25},
+    )
+    controller, _ = bench.run()
+    good, bad = controller.ledger.trials()
+    assert not good.user_attrs.get(PRUNED)
+    assert bad.user_attrs[PRUNED]
+    assert bad.state.name == "COMPLETE"
+    assert 4 <= len(bad.intermediate_values) < 12
+    assert bad.values == [
+        pytest.approx(-9.0)
+    ]  # best 0.0 and a mean difference of -9; the mean seen is higher
+    best = controller.ledger.best()
+    assert best is not None
+    assert best.number == 0
+
+
+def test_snapshots_stop_a_trial_too(tmp_path: Path) -> None:
+    pruner = {"_target_": "optuna.pruners.MedianPruner", "n_startup_trials": 1}
+    payload = {"snapshots": [2, 4, 6, 8], "pace": 0.6}
+    bench = Bench(tmp_path, words=["x=3,2,0"], pruner=pruner, rules={"n_jobs": 1}, payload=payload)
+    controller, _ = bench.run()
+    trials = controller.ledger.trials()
+    assert [bool(trial.user_attrs.get(PRUNED)) for trial in trials] == [False, True, True]
+    assert set(trials[2].intermediate_values) < {2, 4, 6, 8}
