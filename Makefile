@@ -28,7 +28,7 @@ lint: $(VENV)/.installed
 	$(PY) -m ruff format --check .
 
 types: $(VENV)/.installed
-	$(PY) -m mypy jdx evaluation data launcher tests benchmarks
+	$(PY) -m mypy jdx evaluation data launcher tests benchmarks sweeps hydra_plugins
 
 test: lint types
 	$(PY) -m pytest -n auto --dist loadfile $(ARGS)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
 from hydra.utils import get_class
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.study import Study
@@ -42,13 +44,10 @@ OWN_KEYS = frozenset({"grid_when_finite", "_partial_", "_recursive_", "_convert_
 
 
 class PlanSampler(BaseSampler):
-    """Gives trial number n the n-th point of a list, so that two controllers never take the same one.
+    """Gives trial number n the n-th point of a list, so that two controllers never take the same one."""
 
-    first: number of the first trial that the list is for (earlier ones were there before the sweep).
-    """
-
-    def __init__(self, points: Sequence[Mapping[str, Value]], first: int = 0):
-        self.points, self.first = points, first
+    def __init__(self, points: Sequence[Mapping[str, Value]]):
+        self.points = points
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return {}
@@ -62,7 +61,7 @@ class PlanSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """The list's value; a trial behind its end (it will be given back) repeats the last point."""
-        return self.points[min(trial.number - self.first, len(self.points) - 1)][param_name]
+        return self.points[min(trial.number, len(self.points) - 1)][param_name]
 
 
 def target_of(spec: Any, names: Mapping[str, str], key: str) -> str:
@@ -81,7 +80,9 @@ def build(spec: Any, names: Mapping[str, str], key: str) -> Any:
     settings = {k: v for k, v in settings.items() if k not in OWN_KEYS}
     nulls = {k for k, v in settings.items() if v is None}
     try:
-        return get_class(target)(**{k: v for k, v in settings.items() if k not in nulls})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return get_class(target)(**{k: v for k, v in settings.items() if k not in nulls})
     except Exception as error:  # each class has its own kinds for a wrong number or a missing package
         text = f"{str(error) or type(error).__name__}; valid names are {', '.join(names)}"
         raise ConfigError([Fault(key, f"{target}({settings})", text)]) from None

@@ -1,0 +1,215 @@
+"""The end of a sweep: a table, what mattered, the command of the best trial, and the same on disk."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from omegaconf import OmegaConf
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+from rich.table import Table
+
+from jdx.progress import duration
+from launcher.folder import write_atomic
+from sweeps.ledger import PRUNED, REASON, WARM, Ledger
+from sweeps.space import Value
+
+UPSTREAM = "optimization_results.yaml"
+OURS = "results.json"
+SHOWN = 12
+"""Rows of the table."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trial, for results.json."""
+
+    number: int
+    state: str
+    params: Mapping[str, Any]
+    values: Sequence[float] | None
+    pruned: bool
+    reason: str | None
+    seconds: float | None
+    gpu_seconds: float | None
+    attempts: int | None
+    run_dirs: Sequence[str]
+    warm_start: str | None
+    repetitions: Mapping[str, Sequence[float]] | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a sweep found."""
+
+    study: str
+    finished: int
+    failed: int
+    pruned: int
+    best: Sequence[Row]  # the best trial, or the front of several objectives
+    best_command: str | None
+    importance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    trials: Sequence[Row] = ()
+
+
+def write_report(
+    ledger: Ledger, folder: Path, name: str, command: Callable[[Mapping[str, Value]], str]
+) -> Report:
+    """Make the report, write it down, show it."""
+    report = make_report(ledger, name, command)
+    write_atomic(folder / OURS, json.dumps(_finite(asdict(report)), indent=1, ensure_ascii=False) + "\n")
+    OmegaConf.save(OmegaConf.create(upstream(report, len(ledger.higher))), folder / UPSTREAM)
+    show(report, folder)
+    return report
+
+
+def make_report(ledger: Ledger, name: str, command: Callable[[Mapping[str, Value]], str]) -> Report:
+    """The report of a study as it is now."""
+    trials = ledger.trials()
+    several = len(ledger.higher) > 1
+    best = ledger.front() if several else [one for one in [ledger.best()] if one is not None]
+    states = Counter(trial.state for trial in ledger.counted())
+    return Report(
+        study=name,
+        finished=states[TrialState.COMPLETE],
+        failed=states[TrialState.FAIL],
+        pruned=sum(bool(trial.user_attrs.get(PRUNED)) for trial in trials),
+        best=[_row(trial) for trial in best],
+        best_command=command(best[0].params) if best else None,
+        importance={} if several else importance(ledger.study),
+        trials=[_row(trial) for trial in trials],
+    )
+
+
+def _row(trial: FrozenTrial) -> Row:
+    attrs = trial.user_attrs
+    return Row(
+        number=trial.number,
+        state=trial.state.name.lower(),
+        params=trial.params,
+        values=trial.values,
+        pruned=bool(attrs.get(PRUNED)),
+        reason=attrs.get(REASON),
+        seconds=attrs.get("jdx:seconds"),
+        gpu_seconds=attrs.get("jdx:gpu_seconds"),
+        attempts=attrs.get("jdx:attempts"),
+        run_dirs=attrs.get("jdx:run_dirs", []),
+        warm_start=attrs.get(WARM),
+        repetitions=attrs.get("jdx:repetitions"),
+    )
+
+
+def importance(study: optuna.Study) -> dict[str, dict[str, float]]:
+    """How much each setting mattered, by PED-ANOVA (Watanabe et al. 2023) and, with scikit-learn, fANOVA (Hutter 2014).
+
+    Empty where there are too few trials, or nothing varies.
+    """
+    done = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
+    if len(done) < 4 or len({trial.value for trial in done}) < 2:
+        return {}
+    evaluators: dict[str, Any] = {"PED-ANOVA": optuna.importance.PedAnovaImportanceEvaluator()}
+    if importlib.util.find_spec("sklearn") is not None:
+        evaluators["fANOVA"] = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    found: dict[str, dict[str, float]] = {}
+    for name, evaluator in evaluators.items():
+        try:
+            parts = optuna.importance.get_param_importances(study, evaluator=evaluator)
+        except (ValueError, RuntimeError):  # a space whose settings never occur together has none
+            continue
+        if all(map(math.isfinite, parts.values())):
+            found[name] = {key: round(value, 4) for key, value in parts.items()}
+    return found
+
+
+def upstream(report: Report, objectives: int) -> dict[str, Any]:
+    """The content of optimization_results.yaml, as hydra-optuna-sweeper writes it."""
+    if objectives > 1:
+        return {
+            "name": "optuna",
+            "solutions": [
+                {"params": dict(row.params), "values": list(row.values or ())} for row in report.best
+            ],
+        }
+    if not report.best:
+        return {"name": "optuna", "best_params": None, "best_value": None}
+    best = report.best[0]
+    return {
+        "name": "optuna",
+        "best_params": dict(best.params),
+        "best_value": best.values[0] if best.values else None,
+    }
+
+
+def show(report: Report, folder: Path) -> None:
+    """Print the table and what goes with it."""
+    console = Console()
+    console.print()
+    console.print(_table(report))
+    for name, parts in report.importance.items():
+        shares = ", ".join(f"{key} {100 * value:.0f} %" for key, value in parts.items())
+        console.print(f"importance ({name}): {shares}", markup=False, soft_wrap=True)
+    failures = Counter(
+        (row.reason or "").split(":")[0] for row in report.trials if row.state == "fail" and row.reason
+    )
+    if failures:
+        console.print(
+            "failed: " + ", ".join(f"{count} {kind}" for kind, count in failures.items()), markup=False
+        )
+    if report.best_command:
+        console.print(f"the best trial again:\n  {report.best_command}", markup=False, soft_wrap=True)
+    console.print(
+        f"folder {folder}: {OURS}, {UPSTREAM}, study.db or the storage given", markup=False, soft_wrap=True
+    )
+
+
+def _table(report: Report) -> Table:
+    heads = list(dict.fromkeys(key for row in report.trials for key in row.params))
+    head = f"{report.finished} finished ({report.pruned} stopped early), {report.failed} failed"
+    table = Table(title=f"study {report.study}: {head}")
+    for name in ("trial", "value", *heads, "time"):
+        table.add_column(name, overflow="fold")
+    for row in _order(report)[:SHOWN]:
+        values = ", ".join(f"{value:.5g}" for value in row.values or ())
+        mark = (
+            " (estimate)"
+            if row.pruned
+            else " (known before)"
+            if row.warm_start and row.seconds is None
+            else ""
+        )
+        cells = [_cell(row.params.get(key)) if key in row.params else "" for key in heads]
+        taken = duration(row.seconds) if row.seconds is not None else ""
+        style = "bold" if any(row.number == one.number for one in report.best) else ""
+        table.add_row(str(row.number), values + mark, *cells, taken, style=style)
+    return table
+
+
+def _order(report: Report) -> list[Row]:
+    """Best first, estimates after the measured, failures not at all."""
+    done = [row for row in report.trials if row.state == "complete"]
+    best = [row.number for row in report.best]
+    if len(best) == 1 and done:
+        anchor = report.best[0].values or [0.0]
+        return sorted(done, key=lambda row: (row.pruned, abs((row.values or [math.inf])[0] - anchor[0])))
+    return sorted(done, key=lambda row: (row.number not in best, row.number))
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows neither NaN nor infinity."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, (list, tuple)) else value

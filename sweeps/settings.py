@@ -1,0 +1,118 @@
+"""Settings of the sweeper, `hydra.sweeper.*`: the keys of hydra-optuna-sweeper, and ours."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Annotated, Any, Literal
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from jdx.errors import ConfigError, Fault
+
+Count = Annotated[int, Field(ge=1)]
+Directions = (
+    Literal["minimize", "maximize"] | Annotated[list[Literal["minimize", "maximize"]], Field(min_length=1)]
+)
+RESERVED = {"_target_", "_recursive_", "_convert_", "_partial_"}
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
+class Settings:
+    """How a sweep searches. docs/sweeps.md explains each."""
+
+    sampler: Any  # {_target_: class, its settings...} or a name
+    direction: Directions  # one, or one per objective
+    pruner: Any = None  # {_target_: class, ...}, a name, or null: every trial runs to its end
+    storage: str | None = None  # URL of a database; null = SQLite in the sweep's folder
+    study_name: str | None = None  # null = from what is searched, so that the same command goes on
+    n_trials: Count | None = None  # null = the whole grid, or 20
+    n_jobs: Count | None = None  # at once; null = as many as the launcher has room for
+    max_failure_rate: Annotated[float, Field(ge=0, le=1)] = 1.0  # share of failed trials that ends the sweep
+    params: dict[str, Any] | None = None  # the search space
+    custom_search_space: str | None = None  # module.function(trial, config) for what depends on other values
+    timeout: Annotated[float, Field(gt=0)] | None = None  # seconds of one job; null = launcher.timeout
+    retries: Annotated[int, Field(ge=0)] = 2  # of a failed attempt
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+        default_factory=list
+    )  # repetitions of each point; [] = one
+    seed_key: str = "train.seed"  # the setting that the repetitions differ in
+    objectives: list[str] = Field(default_factory=lambda: ["value"])  # value, gpu_seconds, metrics.KEY
+    warm_start: list[str] = Field(default_factory=list)  # run folders, sweep folders, URL#study
+    not_content: list[str] = Field(default_factory=list)  # settings that cannot change a score
+    storage_patience: Annotated[float, Field(gt=0)] = 600.0  # seconds to wait for an absent storage
+
+    @property
+    def directions(self) -> list[str]:
+        """One per objective."""
+        return [self.direction] if isinstance(self.direction, str) else list(self.direction)
+
+
+def build_settings(given: Mapping[str, Any]) -> Settings:
+    """Check the sweeper's settings. Raises: ConfigError with every fault."""
+    settings = {key: _plain(value) for key, value in given.items() if key not in RESERVED}
+    faults = []
+    if settings.get("direction") in (None, "???", []):
+        settings["direction"] = "maximize"
+        faults.append(
+            Fault("hydra.sweeper.direction", "", "missing: maximize, minimize, or one for each objective")
+        )
+    try:
+        built: Settings = TypeAdapter(Settings).validate_json(json.dumps(settings, default=str))
+    except ValidationError as error:
+        faults += [_fault(problem) for problem in error.errors()]
+        raise ConfigError(_once(faults), what="sweep") from None
+    faults += contradictions(built)
+    if faults:
+        raise ConfigError(faults, what="sweep")
+    return built
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (DictConfig, ListConfig)):
+        return OmegaConf.to_container(value, resolve=True, enum_to_str=True)
+    return getattr(value, "name", value)  # an enum, as hydra-optuna-sweeper has one for directions
+
+
+def _fault(problem: Mapping[str, Any]) -> Fault:
+    names = [field.name for field in fields(Settings)]
+    parts = [str(part) for part in problem["loc"]]
+    key = ".".join(["hydra.sweeper", *(part for part in parts if not part.startswith(("literal", "list[")))])
+    value = "" if problem["input"] is None else repr(problem["input"])
+    if problem["type"] == "unexpected_keyword_argument":
+        near = difflib.get_close_matches(parts[-1], names, n=2)
+        text = f"; did you mean {' or '.join(near)}?" if near else f"; valid are {', '.join(names)}"
+        return Fault(key, value, f"no such setting{text}")
+    return Fault(key, value, problem["msg"].removeprefix("Input ").removeprefix("Value error, "))
+
+
+def _once(faults: list[Fault]) -> list[Fault]:
+    """One per key: a value that fits none of several types is told by pydantic once for each."""
+    return list({fault.key: fault for fault in reversed(faults)}.values())[::-1]
+
+
+def contradictions(settings: Settings) -> list[Fault]:
+    """Faults that need two settings to see."""
+    faults = []
+    several = len(settings.directions) > 1
+    if several and settings.pruner not in (None, "none"):
+        remedy = "trials with several objectives cannot be stopped early; hydra/sweeper/pruner=none"
+        faults.append(Fault("hydra.sweeper.pruner", str(settings.pruner), remedy))
+    named = settings.objectives != ["value"]
+    if named and len(settings.objectives) != len(settings.directions):
+        remedy = f"{len(settings.directions)} directions are given; one objective for each"
+        faults.append(Fault("hydra.sweeper.objectives", str(settings.objectives), remedy))
+    for name in settings.objectives:
+        if name not in {"value", "gpu_seconds"} and not name.startswith("metrics."):
+            remedy = "must be value (what the task returns), gpu_seconds, or metrics.KEY of metrics.json"
+            faults.append(Fault("hydra.sweeper.objectives", name, remedy))
+    if len(set(settings.seeds)) != len(settings.seeds):
+        faults.append(Fault("hydra.sweeper.seeds", str(settings.seeds), "names a seed twice"))
+    if settings.storage and "://" not in settings.storage:
+        remedy = "must be a URL such as sqlite:///study.db or postgresql://user@host/database"
+        faults.append(Fault("hydra.sweeper.storage", settings.storage, remedy))
+    return faults
