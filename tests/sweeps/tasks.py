@@ -27,15 +27,23 @@ def task(folder: Path, payload: Mapping[str, Any], channel: Channel) -> Mapping[
     score = -((x - 3) ** 2) + 0.01 * (payload["seed"] or 0)
     for index in payload.get("styles", []):
         channel.event({"kind": "style", "style": f"{index:02d}", "index": index, "score": score + index / 10})
-        time.sleep(payload.get("pace", 0.0))
         if channel.stopping():
             return {"stopped": True}
     for step in payload.get("snapshots", []):
         channel.event({"kind": "snapshot", "step": step, "score": score * step / 10})
-        time.sleep(payload.get("pace", 0.0))
         if channel.stopping():
             return {"stopped": True}
+    if number in payload.get("lingers", []) and _asked_to_stop(channel):
+        return {"stopped": True}
     return {"value": score, "metrics": {"metrics.size": x}, "run_dir": str(folder)}
+
+
+def _asked_to_stop(channel: Channel) -> bool:
+    """Wait for it: the controller may be slow."""
+    deadline = time.monotonic() + 60
+    while not channel.stopping() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return channel.stopped
 
 
 def _note(folder: Path, line: str) -> None:
@@ -45,8 +53,19 @@ def _note(folder: Path, line: str) -> None:
     os.close(fd)
 
 
+def _wait(path: Path, line: str) -> None:
+    """Until another job has begun."""
+    deadline = time.monotonic() + 120
+    while line not in path.read_text().split():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{line} has not begun")
+        time.sleep(0.02)
+
+
 def misbehave(deed: str, folder: Path) -> Mapping[str, Any] | None:
     """raise, nan, kill, stop (SIGSTOP), hang, oom, cuda, settings, or none of them."""
+    if deed.startswith("wait for "):
+        _wait(folder.parent.parent / "starts.txt", deed.removeprefix("wait for "))
     if deed == "raise":
         raise ValueError("as asked")
     if deed == "nan":
