@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from evaluation.judges import JudgeSpec as JudgeSpec
     from evaluation.jury import Judges as Judges
     from evaluation.jury import load_judges as load_judges
+    from evaluation.marks import StyleMarks as StyleMarks
+    from evaluation.marks import report_of as report_of
     from evaluation.report import ScoreReport as ScoreReport
     from evaluation.report import StyleScore as StyleScore
     from evaluation.scorer import ScoreOptions as ScoreOptions
@@ -29,6 +31,8 @@ _HOMES = {
     "final_score": "formula",
     "histogram_score": "histogram",
     "JudgeSpec": "judges",
+    "StyleMarks": "marks",
+    "report_of": "marks",
     "ScoreReport": "report",
     "StyleScore": "report",
     "ScoreOptions": "scorer",

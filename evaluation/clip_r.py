@@ -26,7 +26,16 @@ def candidates(nouns: Sequence[str], prompt: str) -> list[str]:
     return [*nouns] if wanted in nouns else [*nouns, wanted]
 
 
-def best_nouns(picture: Tensor, texts: Tensor, names: Sequence[str]) -> list[str]:
-    """The five candidates nearest to a picture, nearest first; `picture` (d,), `texts` (T, d)."""
-    cosines = F.normalize(texts, dim=1) @ F.normalize(picture, dim=0)
-    return [names[i] for i in cosines.topk(min(TOP, len(names))).indices.tolist()]
+def cosines(picture: Tensor, texts: Tensor) -> Tensor:
+    """How near each candidate is to a picture: `picture` (d,), `texts` (T, d) → (T,) in [−1, 1]."""
+    return F.normalize(texts, dim=1) @ F.normalize(picture, dim=0)
+
+
+def best_nouns(nearness: Tensor, names: Sequence[str]) -> list[str]:
+    """The five nearest candidates, nearest first; `nearness` (T,)."""
+    return [names[i] for i in nearness.topk(min(TOP, len(names))).indices.tolist()]
+
+
+def probability(nearness: Tensor, names: Sequence[str], wanted: str, scale: float = 100.0) -> float:
+    """The softmax share of one candidate, CLIP's logits being `scale` · cosine (100 in OpenAI's models)."""
+    return float((scale * nearness.double()).softmax(0)[list(names).index(wanted)])

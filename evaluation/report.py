@@ -1,7 +1,7 @@
 """What scoring gives: numbers per picture, per style and overall, as dataclasses and as JSON."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -19,14 +19,28 @@ _PACKAGES = ("torch", "torchvision", "transformers", "pillow", "numpy", "lpips")
 
 @dataclass(frozen=True)
 class PictureScore:
-    """One generated picture against its style's references. `lpips` is better when lower."""
+    """One generated picture against its style's references. `lpips` is better when lower.
+
+    `clip_r_probability`: the softmax share of the wanted noun among all candidates, of which the hit is the rank.
+    """
 
     dino: float
     hist: float
     lpips: float
     clip_iqa: float
     clip_r_hit: bool
+    clip_r_probability: float
     clip_r_top5: tuple[str, ...]
+
+    @property
+    def style_part(self) -> float:
+        """0.2·DINO + 0.4·Hist + 0.4·(1 − LPIPS) of this picture alone."""
+        return style_part(self.dino, self.hist, self.lpips)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "PictureScore":
+        """The score that `to_json` wrote."""
+        return cls(**{**data, "clip_r_top5": tuple(data["clip_r_top5"])})
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -44,6 +58,13 @@ class StyleScore:
     clip_r: float
     fid: float | None
     pictures: dict[str, PictureScore]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "StyleScore":
+        """The score that `to_json` wrote."""
+        pictures = {prompt: PictureScore.from_json(one) for prompt, one in data["pictures"].items()}
+        numbers: dict[str, Any] = {name: data.get(name) for name in METRICS}
+        return cls(**numbers, pictures=pictures)
 
     @property
     def n_pictures(self) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from evaluation import clip_iqa, clip_r
 from evaluation.cache import FeatureCache, default_cache_dir
@@ -23,6 +24,7 @@ from evaluation.histogram import Variant, colour_histograms, colour_score
 from evaluation.judges import JudgeSpec
 from evaluation.jury import Judges, load_judges
 from evaluation.lpips import lpips_distances
+from evaluation.marks import StyleMarks, report_of
 from evaluation.pictures import Picture, as_picture, chunks, decodable
 from evaluation.references import ReferenceReader, StyleTarget
 from evaluation.report import PictureScore, ScoreReport, StyleScore
@@ -106,14 +108,18 @@ class Scorer:
         if not isinstance(judges, Judges):
             judges = load_judges(judges, device=options.device, fid_resize=options.fid_resize)
         self.judges = judges
-        self.styles: dict[str, StyleScore] = {}
         self.faults: list[Fault] = []
         self.missing: list[str] = []
         self._cache = FeatureCache(options.cache)
         self._references = ReferenceReader(judges, options.histogram, self._cache, options.batch_size)
         self._texts = TextFeatures(judges, self._cache)
-        self._fid: dict[str, tuple[Tensor, Tensor]] = {}
+        self._marks: dict[str, StyleMarks] = {}
         self._progress, self._done, self._all = progress, 0, 0
+
+    @property
+    def styles(self) -> dict[str, StyleScore]:
+        """The scores of the styles so far."""
+        return {style: marks.score for style, marks in self._marks.items()}
 
     def expect(self, pictures: int) -> None:
         """How many pictures will come in all, for `progress`."""
@@ -129,20 +135,58 @@ class Scorer:
             PictureError: a picture that cannot be read; nothing is added then.
             ScoreError: a network gives NaN; nothing is added then.
         """
-        score = self._add(style, generated, references, skip=False)
-        assert score is not None
-        return score
+        self._check_new(style)
+        self._marks[style] = self.marks(style, generated, references)
+        return self._marks[style].score
+
+    def marks(self, style: str, generated: Mapping[str, Source], references: Sequence[Source]) -> StyleMarks:
+        """What `add_style` would add, without adding it; `evaluation.marks.report_of` puts several together.
+
+        Raises as `add_style`, but knows no styles that were there before.
+        """
+        marks = self._mark(style, generated, references, skip=False)
+        assert marks is not None
+        return marks
+
+    def similarities(
+        self, pictures: Mapping[str, Source], references: Sequence[Source]
+    ) -> dict[str, list[float]]:
+        """DINO cosines of each picture with each reference, in the order given.
+
+        Raises:
+            PictureError: a picture that cannot be read.
+            ScoreError: the network gives NaN.
+        """
+        with _threads() as pool, exact(self.judges.device):
+            target = self._vectors([as_picture(str(i), source) for i, source in enumerate(references)], pool)
+            own = self._vectors([as_picture(name, source) for name, source in pictures.items()], pool)
+        rows = (own @ target.T).tolist()
+        return dict(zip(pictures, rows, strict=True))
+
+    def _vectors(self, pictures: Sequence[Picture], pool: Executor) -> Tensor:
+        """Unit DINO vectors (N, d)."""
+        eye, vectors = self.judges.dino, []
+        for chunk in chunks(pictures, self.options.batch_size):
+            rows = Glance(chunk, pool).rows(eye, lambda seen: seen[0].float())
+            vectors.append(F.normalize(rows.double(), dim=1))
+        if not torch.isfinite(found := torch.cat(vectors)).all():
+            raise ScoreError("dino gives NaN; look at the judges' weights")
+        return found
 
     def add_readable(
         self, style: str, generated: Mapping[str, Source], references: Sequence[Source]
     ) -> StyleScore | None:
         """`add_style` that records undecodable files as faults and scores the rest; None if none is left."""
-        return self._add(style, generated, references, skip=True)
+        self._check_new(style)
+        marks = self._mark(style, generated, references, skip=True)
+        if marks is not None:
+            self._marks[style] = marks
+        return None if marks is None else marks.score
 
-    def _add(
+    def _mark(
         self, style: str, generated: Mapping[str, Source], references: Sequence[Source], skip: bool
-    ) -> StyleScore | None:
-        self._check_new(style, generated, references)
+    ) -> StyleMarks | None:
+        _check_some(style, generated, references)
         with _threads() as pool, exact(self.judges.device):
             sources = [as_picture(str(i), source) for i, source in enumerate(references)]
             if skip:
@@ -155,20 +199,14 @@ class Scorer:
             scores, vectors = self._pictures(style, pictures, target, pool, skip)
         if not scores:
             return None
-        self._fid[style] = (vectors, target.fid)
         meaningful = full_rank(len(vectors), *target.fid.shape)
         fid = self.judges.fid_distance(vectors, target.fid) if meaningful else None
-        self.styles[style] = _style_score(scores, fid)
-        return self.styles[style]
+        variants = {"histogram": self.options.histogram, "fid_resize": self.judges.fid_resize}
+        return StyleMarks(_style_score(scores, fid), vectors, target.fid, self.judges.to_json(), variants)
 
-    def _check_new(self, style: str, generated: Mapping[str, Source], references: Sequence[Source]) -> None:
-        if style in self.styles:
+    def _check_new(self, style: str) -> None:
+        if style in self._marks:
             raise ValueError(f"style {style!r} was added before; a Scorer takes each style once")
-        if not generated or not references:
-            raise ValueError(
-                f"style {style!r}: {len(generated)} generated pictures and {len(references)} references; "
-                "at least one of each is needed"
-            )
 
     def _pictures(
         self, style: str, pictures: Sequence[Picture], target: StyleTarget, pool: Executor, skip: bool
@@ -198,21 +236,7 @@ class Scorer:
         Raises:
             ScoreError: no style was added, or a metric is not finite.
         """
-        if not self.styles:
-            raise ScoreError("no score yet: no style was added")
-        generated, references = (torch.cat(side) for side in zip(*self._fid.values(), strict=True))
-        faults = _fid_faults(len(generated), *references.shape)
-        defined = min(len(generated), len(references)) > 1
-        report = ScoreReport(
-            styles=dict(self.styles),
-            fid=self.judges.fid_distance(generated, references) if defined else None,
-            judges=self.judges.to_json(),
-            variants={"histogram": self.options.histogram, "fid_resize": self.judges.fid_resize},
-            missing=sorted(self.missing),
-            faults=[*self.faults, *faults],
-        )
-        check_metrics(report.metrics)
-        return report
+        return report_of(self._marks, self.missing, self.faults)
 
     def _batch(
         self, style: str, pictures: Sequence[Picture], target: StyleTarget, pool: Executor
@@ -238,9 +262,17 @@ class Scorer:
             hidden = {"clip_r": 0 * float(clip[i].sum()), "fid": 0 * float(fid[i].sum())}
             _check(style, picture.name, {**values, **hidden})
             names = self._texts.candidates(picture.name)
-            top = clip_r.best_nouns(clip[i], self._texts.vectors(names), names)
-            hit = clip_r.wanted_noun(picture.name) in top
-            scores[picture.name] = PictureScore(**values, clip_r_hit=hit, clip_r_top5=tuple(top))
+            near, wanted = (
+                clip_r.cosines(clip[i], self._texts.vectors(names)),
+                clip_r.wanted_noun(picture.name),
+            )
+            top = clip_r.best_nouns(near, names)
+            scores[picture.name] = PictureScore(
+                **values,
+                clip_r_hit=wanted in top,
+                clip_r_probability=clip_r.probability(near, names, wanted, judges.logit_scale),
+                clip_r_top5=tuple(top),
+            )
         return scores, fid
 
     def _colour(self, picture: Picture, target: StyleTarget) -> float:
@@ -261,15 +293,12 @@ def _mean(scores: dict[str, PictureScore], name: str) -> float:
     return float(np.mean([getattr(score, name) for score in scores.values()]))
 
 
-def _fid_faults(n: int, m: int, dims: int) -> list[Fault]:
-    counts = f"{n} generated and {m} reference pictures"
-    if min(n, m) < 2:
-        message = f"FID needs two pictures on each side, there are {counts}: no FID and no final score"
-        return [Fault("fid_undefined", "error", message)]
-    if full_rank(n, m, dims):
-        return []
-    message = f"FID rests on {counts} for {dims} dimensions: compare it with sets of this size only"
-    return [Fault("fid_small", "note", message)]
+def _check_some(style: str, generated: Mapping[str, Source], references: Sequence[Source]) -> None:
+    if not generated or not references:
+        raise ValueError(
+            f"style {style!r}: {len(generated)} generated pictures and {len(references)} references; "
+            "at least one of each is needed"
+        )
 
 
 def _check(style: str, name: str, values: dict[str, float]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from evaluation.cache import write_atomic
 from evaluation.errors import JudgesError
-from evaluation.judges import JudgeSpec, NetworkSpec
+from evaluation.judges import NOUNS, JudgeSpec, NetworkSpec
 
 _log = logging.getLogger(__name__)
 
@@ -78,6 +79,37 @@ def locate(judges: JudgeSpec) -> dict[str, Located]:
             f"Point to local copies with {hint}, or use another set with --backbones (docs/judges.md)."
         )
     return {role: Located(one.spec, one.place, _digest(one), one.tokenizer) for role, one in found.items()}
+
+
+def identity(judges: JudgeSpec) -> dict[str, Any]:
+    """What a judge set is, without loading it: equal where every score is. Plain JSON values.
+
+    Raises:
+        JudgesError: as `locate`.
+    """
+    found = locate(judges)
+    options = {role: {**spec.options} for role, spec in judges.items()}
+    options["clip_r"].setdefault("nouns", NOUNS)
+    return {
+        "name": judges.name,
+        **{
+            role: {
+                "kind": one.spec.kind,
+                "sha256": one.digest,
+                "tokenizer": digest_of_tokenizer(one.tokenizer) if one.tokenizer else None,
+                "options": {key: _option(value) for key, value in sorted(options[role].items())},
+            }
+            for role, one in found.items()
+        },
+    }
+
+
+def _option(value: Any) -> Any:
+    """An option as it counts: a file by its content."""
+    if not isinstance(value, Path):
+        return value
+    stat = value.stat()
+    return _file_digest(value, stat.st_mtime_ns, stat.st_size)
 
 
 def _place(spec: NetworkSpec) -> Path:

@@ -44,6 +44,7 @@ def visit(size: int, position: int, *name: Name) -> int:
     return int(generator(*name, "epoch", epoch).permutation(size)[place])
 
 
-def picture_seed(seed: int, style: str, prompt: str) -> int:
-    """The 32-bit seed of a picture when `seeds.json` does not name one."""
-    return int(generator(seed, "picture", style, prompt).integers(2**32))
+def picture_seed(seed: int, style: str, prompt: str, candidate: int = 0) -> int:
+    """The 32-bit seed of a picture when `seeds.json` does not name one; candidate 0 is the one drawn without choice."""
+    name: tuple[Name, ...] = (seed, "picture", style, prompt)
+    return int(generator(*name, *(("candidate", candidate) if candidate else ())).integers(2**32))

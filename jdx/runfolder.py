@@ -43,6 +43,7 @@ RESULTS = (
     "metrics.json",
     "references.json",
     "report.html",
+    "selection.json",
     "snapshots",
 )
 

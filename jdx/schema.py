@@ -122,6 +122,12 @@ class Init:
     strength: Annotated[float, Field(gt=0.0, le=1.0)]  # share of the sampler's steps that is run
 
 
+MOST_SIMILAR = "most_similar"
+REFERENCES = ("rotate", "random", "random_per_style", MOST_SIMILAR)
+"""Which reference StyleID takes: in turn over the prompts, at random per prompt or style, or the one nearest to the
+content picture."""
+
+
 @record
 class StyleId:
     """StyleID (Chung et al. 2024): redraw with the references' attention keys and values."""
@@ -133,7 +139,7 @@ class StyleId:
     steps: Annotated[int, Field(ge=2, le=1000)]  # of inversion and of drawing
     start_step: Annotated[int, Field(ge=0)]  # reverse steps without injection at the beginning
     adain: bool  # the first latent takes the style's mean and deviation
-    reference: str | int  # "rotate" over the prompts, "random" per prompt, or an index
+    reference: str | int  # one of REFERENCES, or an index
 
 
 @record
@@ -186,6 +192,16 @@ class Tokens:
 
 
 @record
+class Select:
+    """Best of several candidates per prompt, by the trial's own judges."""
+
+    candidates: Annotated[int, Field(ge=1, le=1000)] = 1  # pictures drawn per prompt; 1 = off
+    style_weight: Annotated[float, Field(ge=0.0)] = 1.0  # of a picture's .2 DINO + .4 Hist + .4 (1 - LPIPS)
+    text_weight: Annotated[float, Field(ge=0.0)] = 0.3  # of the mean of CLIP-R's hit and probability
+    on: Literal["final", "content"] = "final"  # with StyleID: judge what it redrew, or what it is to redraw
+
+
+@record
 class Method:
     """Which parts a trial is composed of."""
 
@@ -197,6 +213,7 @@ class Method:
     init: Init
     blend: Blend
     styleid: StyleId
+    select: Select
     enhancer: Enhancer
     tokens: Tokens
 

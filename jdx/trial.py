@@ -24,11 +24,12 @@ from jdx.schema import TrialConfig, changed, plain
 from jdx.stages.adapt import Adapters, adapt, adapter_specs
 from jdx.stages.bench import Bench
 from jdx.stages.encode import crop_of, encode
-from jdx.stages.generate import Seeds, generate, seeds_of
+from jdx.stages.generate import Seeds, seeds_of
 from jdx.stages.joint import joined, joint_faults
 from jdx.stages.prior import class_pictures
 from jdx.stages.score import Scores, check_judges
-from jdx.stages.stylise import reference_faults, stylise
+from jdx.stages.select import RECORD, draw_pictures, summary
+from jdx.stages.stylise import reference_faults
 from jdx.store import Store
 from jdx.tracking import RunInfo, make_tracker
 
@@ -130,7 +131,15 @@ def _open(config: TrialConfig, challenge: ChallengeSet, progress: Progress) -> t
 
 
 def _run_info(config: TrialConfig, run_dir: Path) -> RunInfo:
-    tags = (config.method.name, config.model.name, f"judges:{config.evaluation.judges}", *config.tags)
+    chosen = config.method.select.candidates
+    selected = (f"best-of:{chosen}",) if chosen > 1 else ()
+    tags = (
+        config.method.name,
+        config.model.name,
+        f"judges:{config.evaluation.judges}",
+        *selected,
+        *config.tags,
+    )
     name = f"{config.method.name}-{run_dir.parent.name}-{run_dir.name}"
     swept = observer.current().run
     return RunInfo(
@@ -152,6 +161,8 @@ class _Work:
     watch: _Watch = field(default_factory=_Watch)
     snapshots: dict[int, float | None] = field(default_factory=dict)  # step -> final score there
     stopped: bool = False  # whether the observer ended the trial before all was done
+    seeds: Seeds = field(default_factory=dict)  # of chosen pictures
+    chosen: dict[str, Any] = field(default_factory=dict)  # style -> how each prompt's picture was chosen
 
     def add(self, stage: str, folders: Mapping[str, Path]) -> None:
         self.folders.setdefault(stage, {}).update(folders)
@@ -168,7 +179,7 @@ def _stages(bench: Bench, run_dir: Path, seeds: Seeds) -> TrialResult:
     scores = Scores(bench)
     if not work.stopped:
         _groups(bench, run_dir, seeds, work, scores)
-    return _finish(bench, run_dir, _metrics(work, scores), work)
+    return _finish(bench, run_dir, _metrics(bench, work, scores), work)
 
 
 def _score_snapshot(bench: Bench, run_dir: Path, seeds: Seeds, work: _Work, step: int) -> None:
@@ -178,7 +189,7 @@ def _score_snapshot(bench: Bench, run_dir: Path, seeds: Seeds, work: _Work, step
     scores, folder = Scores(early, told=False), run_dir / "snapshots" / f"step_{step}"
     part = _Work(watch=work.watch)
     _groups(early, folder, seeds, part, scores)
-    metrics = _metrics(part, scores)
+    metrics = _metrics(early, part, scores)
     runfolder.write_json(folder / "metrics.json", metrics)
     work.snapshots[step], work.stopped = metrics["final_score"], part.stopped
     if metrics["final_score"] is not None:
@@ -217,25 +228,28 @@ def _group(
     bench: Bench, adapters: Adapters, run_dir: Path, seeds: Seeds, work: _Work, scores: Scores
 ) -> None:
     watch = work.watch
-    with watch("generate"):
-        pictures = generate(bench, _drawn_styles(bench, adapters), seeds)
-        work.add("generate", pictures)
-    if bench.config.method.styleid.enabled:
-        runfolder.put_pictures(run_dir, pictures, "content")
-        with watch("stylise"):
-            pictures = stylise(bench, pictures)
-            work.add("stylise", pictures)
-    placed = runfolder.put_pictures(run_dir, pictures)
+    drawn = draw_pictures(bench, _drawn_styles(bench, adapters), seeds, watch)
+    for stage, folders in drawn.stages.items():
+        work.add(stage, folders)
+    runfolder.put_pictures(run_dir, drawn.content, "content")
+    placed = runfolder.put_pictures(run_dir, drawn.final)
+    if drawn.chosen:
+        work.seeds |= drawn.seeds
+        work.chosen |= drawn.chosen
+        runfolder.write_json(run_dir / "seeds.json", {**seeds, **work.seeds})
+        runfolder.write_json(run_dir / RECORD, {**summary(bench), "styles": work.chosen})
     with watch("score"):
         scores.add(placed)
 
 
-def _metrics(work: _Work, scores: Scores) -> dict[str, Any]:
+def _metrics(bench: Bench, work: _Work, scores: Scores) -> dict[str, Any]:
     """metrics.json. A trial that was ended early has no final score: its styles are not the set."""
     metrics = scores.final()
     metrics["failed_styles"] = sorted(work.adapters.failed)
     if work.stopped:
         metrics |= {"partial_score": metrics["final_score"], "final_score": None, "stopped": True}
+    if bench.config.method.select.candidates > 1:
+        metrics["selection"] = summary(bench)
     if work.snapshots:
         metrics["snapshots"] = {str(step): score for step, score in work.snapshots.items()}
     return metrics

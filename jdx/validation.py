@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from jdx.errors import ConfigError, Fault
 from jdx.methods.schedule import PREFIX_SAFE
 from jdx.prompt_faults import prompt_faults
-from jdx.schema import TrialConfig, leaves, plain
+from jdx.schema import REFERENCES, TrialConfig, leaves, plain
 from jdx.window_faults import window_faults
 
 FOREIGN = ("launcher",)
@@ -220,6 +220,20 @@ def _prior_faults(trial: TrialConfig) -> list[Fault]:
     return faults
 
 
+def _select_faults(trial: TrialConfig) -> list[Fault]:
+    """Choosing needs judges, and something to judge by."""
+    select, faults = trial.method.select, []
+    if select.candidates == 1:
+        return []
+    if trial.evaluation.judges == "none":
+        remedy = "the judges choose: name some with evaluation=..., or method.select.candidates=1"
+        faults.append(Fault("method.select.candidates", str(select.candidates), remedy))
+    if select.style_weight == select.text_weight == 0:
+        remedy = "with both weights 0 all candidates are equal: raise one of them"
+        faults.append(Fault("method.select.style_weight", "0.0", remedy))
+    return faults
+
+
 def _method_faults(trial: TrialConfig) -> list[Fault]:
     faults = []
     method, sampler = trial.method, trial.sampler
@@ -241,11 +255,12 @@ def _method_faults(trial: TrialConfig) -> list[Fault]:
                 "must be none, average, or the path of a picture",
             )
         )
+    faults += _select_faults(trial)
     styleid = method.styleid
-    if isinstance(styleid.reference, str) and styleid.reference not in {"rotate", "random"}:
-        faults.append(
-            Fault("method.styleid.reference", repr(styleid.reference), "must be rotate, random or an index")
-        )
+    if isinstance(styleid.reference, str) and styleid.reference not in REFERENCES:
+        ways = f"must be {', '.join(REFERENCES)}, or an index counted from 0"
+        hint = did_you_mean(styleid.reference, REFERENCES)
+        faults.append(Fault("method.styleid.reference", repr(styleid.reference), ways + hint))
     if styleid.enabled and not styleid.layers:
         faults.append(Fault("method.styleid.layers", "[]", "name at least one self-attention, such as 7"))
     if styleid.start_step >= styleid.steps:

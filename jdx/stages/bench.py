@@ -44,6 +44,7 @@ class Bench:
     identity: Mapping[str, str]
     made: dict[str, dict[str, int]] = field(default_factory=dict)  # stage -> {"made": n, "reused": n}
     looked: list[bool] = field(default_factory=list)  # filled when `look_ahead` found nothing
+    kept: dict[str, Any] = field(default_factory=dict)  # what is loaded once for all parts of the trial
 
     @cached_property
     def wording(self) -> Wording:
@@ -97,17 +98,22 @@ def make(
     version: int,
     contents: Mapping[str, Mapping[str, Any]],
     build: Callable[[list[str], Path, Publish], None],
+    *,
+    model: bool = True,
 ) -> dict[str, Path]:
     """Return a finished folder per name, building only those that the store lacks.
 
     contents: {name: all that can change its result}. build(names, workspace, publish) makes the missing ones and
     calls publish(name, folder) for each. A name that build does not publish is absent from the result.
+    model: whether the stage computes with the model, whose identity is then part of the key.
     """
-    full = {name: {"version": version, **bench.identity, **content} for name, content in contents.items()}
+    identity = bench.identity if model else {}
+    full = {name: {"version": version, **identity, **content} for name, content in contents.items()}
     keys = {name: key_of(content) for name, content in full.items()}
     missing = [name for name, key in keys.items() if bench.store.find(stage, key) is None]
     if missing:
-        bench.look_ahead()
+        if model:
+            bench.look_ahead()
         with (
             bench.store.locked(stage, [keys[name] for name in missing], stage),
             bench.store.workspace() as work,

@@ -33,18 +33,41 @@ Seeds = dict[str, dict[str, int]]
 
 def seeds_of(bench: Bench) -> Seeds:
     """{style: {prompt: seed}}: from `sampler.seeds` where it names one, else drawn from (seed, style, prompt)."""
+    fixed = fixed_seeds(bench)
+    _tell_unused(fixed, bench)
+    return {style: {**drawn, **_known(fixed, style, drawn)} for style, drawn in _drawn(bench, 0).items()}
+
+
+def candidate_seeds(bench: Bench, candidate: int) -> Seeds:
+    """The seeds of further pictures to choose from, without the prompts whose seed is fixed."""
+    fixed, drawn = fixed_seeds(bench), _drawn(bench, candidate)
+    open_ = {
+        style: {prompt: seed for prompt, seed in some.items() if prompt not in fixed.get(style, {})}
+        for style, some in drawn.items()
+    }
+    return {style: some for style, some in open_.items() if some}
+
+
+def fixed_seeds(bench: Bench) -> Seeds:
+    """What `sampler.seeds` says. Raises: ConfigError that lists every bad entry."""
+    path = bench.config.sampler.seeds
+    return read_seeds(Path(path)) if path is not None else {}
+
+
+def _known(fixed: Seeds, style: str, drawn: Mapping[str, int]) -> dict[str, int]:
+    return {prompt: seed for prompt, seed in fixed.get(style, {}).items() if prompt in drawn}
+
+
+def _drawn(bench: Bench, candidate: int) -> Seeds:
     sampler = bench.config.sampler
     seed = bench.config.train.seed if sampler.seed is None else sampler.seed
-    fixed = read_seeds(Path(sampler.seeds)) if sampler.seeds is not None else {}
-    _tell_unused(fixed, bench)
-    seeds: Seeds = {}
-    for style in bench.challenge.styles:
-        given = fixed.get(style.id, {})
-        seeds[style.id] = {
-            prompt.text: given.get(prompt.text, draws.picture_seed(seed, style.id, prompt.text))
+    return {
+        style.id: {
+            prompt.text: draws.picture_seed(seed, style.id, prompt.text, candidate)
             for prompt in style.prompts
         }
-    return seeds
+        for style in bench.challenge.styles
+    }
 
 
 def _tell_unused(fixed: Seeds, bench: Bench) -> None:
@@ -135,6 +158,7 @@ def generate(bench: Bench, adapters: Mapping[str, Path | None], seeds: Seeds) ->
                 enhanced=enhancer.branches if enhancer.enabled and guided else "conditional",
             )
             for style, adapter in adapters.items()
+            if style in seeds
         }
         return draw(bench, "generate", jobs, sampler_of(sampler), sampler.resolution)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +13,17 @@ from data.challenge import load_picture
 from evaluation.errors import EvaluationError, JudgesError
 from evaluation.formula import quality_part, style_part
 from jdx import observer
+from jdx.digests import file_digest
 from jdx.errors import BackendError, Fault
 from jdx.schema import Evaluation, plain
-from jdx.stages.bench import Bench
+from jdx.stages.bench import Bench, Publish, make
 
 if TYPE_CHECKING:  # the scorer brings torch: imported when it is needed, so that a wrong path is told at once
-    from evaluation import JudgeSpec, Scorer
+    from evaluation import JudgeSpec, Scorer, StyleMarks
 
 NONE = "none"
+STAGE = "score"
+VERSION = 1
 
 
 def judges_of(settings: Evaluation) -> JudgeSpec:
@@ -42,13 +47,83 @@ def check_judges(settings: Evaluation) -> list[Fault]:
     return []
 
 
+@dataclass(frozen=True)
+class Panel:
+    """The judges of one trial: who they are is known at once, loaded they are when the first picture comes."""
+
+    bench: Bench
+    identity: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, bench: Bench) -> Panel:
+        """The trial's panel, made once. Raises: BackendError when a judge is gone since the trial began."""
+        from evaluation.weights import identity
+
+        if "panel" not in bench.kept:
+            with told():
+                bench.kept["panel"] = cls(bench, identity(judges_of(bench.config.evaluation)))
+        panel: Panel = bench.kept["panel"]
+        return panel
+
+    @cached_property
+    def key(self) -> dict[str, Any]:
+        """Everything of the panel that can change a number."""
+        from evaluation.report import versions
+
+        settings = self.bench.config.evaluation
+        variants = {"histogram": settings.histogram, "fid_resize": settings.fid_resize}
+        return {"judges": self.identity, **variants, "versions": versions()}
+
+    @property
+    def scorer(self) -> Scorer:
+        """Loaded when first asked for: training needs the memory before, and what is in the store needs no judge."""
+        from evaluation import ScoreOptions, Scorer
+
+        if "scorer" not in self.bench.kept:
+            settings = self.bench.config.evaluation
+            options = ScoreOptions(
+                histogram=settings.histogram,
+                fid_resize=settings.fid_resize,
+                device=self.bench.config.backend.device,
+                batch_size=settings.batch_size,
+            )
+            self.bench.kept["scorer"] = Scorer(judges_of(settings), options)
+        scorer: Scorer = self.bench.kept["scorer"]
+        return scorer
+
+
+def marks(bench: Bench, style: str, pictures: Mapping[str, Path]) -> StyleMarks:
+    """A style's marks for {prompt: picture}, from the store or from the judges.
+
+    Kept by the content of the pictures, in whatever order and folder, the references, the judges and their options.
+    """
+    from evaluation import StyleMarks
+
+    panel = Panel.of(bench)
+    references = [reference.path for reference in bench.style(style).references]
+    content = {
+        "pictures": sorted([prompt, file_digest(path)] for prompt, path in pictures.items()),
+        "references": sorted(map(file_digest, references)),
+        **panel.key,
+    }
+
+    def build(styles: list[str], work: Path, publish: Publish) -> None:
+        # As training saw them: upright, RGB, 8 bits. Plain pictures keep their values exactly.
+        found = panel.scorer.marks(style, pictures, [load_picture(path) for path in references])
+        found.write(work / "marks")
+        publish(style, work / "marks")
+
+    with told():
+        return StyleMarks.read(make(bench, STAGE, VERSION, {style: content}, build, model=False)[style])
+
+
 class Scores:
     """The judges' marks of one trial, style by style as pictures arrive; `final` makes metrics.json of them."""
 
     def __init__(self, bench: Bench, told: bool = True) -> None:
         """told: whether tracker and observer hear of each style."""
-        self._bench, self._told = bench, told
-        self._scorer: Scorer | None = None
+        self._bench, self._heard = bench, told
+        self._marks: dict[str, StyleMarks] = {}
         self._placed: dict[str, Mapping[str, Path]] = {}
 
     def add(self, pictures: Mapping[str, Mapping[str, Path]]) -> None:
@@ -57,14 +132,11 @@ class Scores:
         if self._bench.config.evaluation.judges == NONE or not pictures:
             return
         progress, tracker = self._bench.progress, self._bench.tracker
-        with _told(), progress.task("scoring", sum(map(len, pictures.values()))) as task:
+        with progress.task("scoring", sum(map(len, pictures.values()))) as task:
             for style, some in pictures.items():
-                # As training saw them: upright, RGB, 8 bits. Plain pictures keep their values exactly.
-                references = [
-                    load_picture(reference.path) for reference in self._bench.style(style).references
-                ]
-                numbers = _numbers(self._judges().add_style(style, some, references).to_json())
-                if self._told:
+                self._marks[style] = marks(self._bench, style, some)
+                numbers = _numbers(self._marks[style].score.to_json())
+                if self._heard:
                     tracker.log_style(style, numbers)
                     observer.current().style(style, self._bench.places[style], style_score(numbers))
                 task.advance(len(some), style=style)
@@ -74,27 +146,14 @@ class Scores:
         judges = self._bench.config.evaluation.judges
         if judges == NONE or not self._placed:
             return {"final_score": None, "styles": {}, "complete": False, "judges": {"name": judges}}
-        with _told():
-            report = self._judges().result().to_json()
+        from evaluation import report_of
+
+        with told():
+            report = report_of(self._marks).to_json()
         wanted = {f"{s.id}/{p.text}" for s in self._bench.challenge.styles for p in s.prompts}
         there = {f"{style}/{prompt}" for style, some in self._placed.items() for prompt in some}
         missing = sorted({*report["missing"], *(wanted - there)})
         return report | {"missing": missing, "complete": report["complete"] and not missing}
-
-    def _judges(self) -> Scorer:
-        """Loaded when the first pictures come: training needs the memory before."""
-        from evaluation import ScoreOptions, Scorer
-
-        if self._scorer is None:
-            settings = self._bench.config.evaluation
-            options = ScoreOptions(
-                histogram=settings.histogram,
-                fid_resize=settings.fid_resize,
-                device=self._bench.config.backend.device,
-                batch_size=settings.batch_size,
-            )
-            self._scorer = Scorer(judges_of(settings), options)
-        return self._scorer
 
 
 def style_score(metrics: Mapping[str, float]) -> float:
@@ -104,7 +163,7 @@ def style_score(metrics: Mapping[str, float]) -> float:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def told() -> Iterator[None]:
     """The scorer's own errors as the trial's: said without a traceback, and this attempt failed."""
     try:
         yield

@@ -9,8 +9,10 @@ from pathlib import Path
 from jdx import draws
 from jdx.backends.base import StyleIdSpec, StyleStyliseJob, StyliseJob
 from jdx.digests import file_digest
-from jdx.errors import ConfigError, Fault
+from jdx.errors import Fault
+from jdx.schema import MOST_SIMILAR
 from jdx.stages.bench import Bench, Publish, make
+from jdx.stages.nearest import nearest
 
 VERSION = 1
 
@@ -27,7 +29,8 @@ def stylise(bench: Bench, pictures: Mapping[str, Path]) -> dict[str, Path]:
         adain=settings.adain,
     )
     resolution = bench.config.sampler.resolution
-    jobs = {style: _job(bench, style, folder) for style, folder in pictures.items()}
+    near = nearest(bench, pictures) if settings.reference == MOST_SIMILAR else {}
+    jobs = {style: _job(bench, style, folder, near.get(style, {})) for style, folder in pictures.items()}
     contents = {
         style: {
             "spec": asdict(spec),
@@ -66,19 +69,20 @@ def reference_faults(bench: Bench) -> list[Fault]:
     ]
 
 
-def _job(bench: Bench, style: str, folder: Path) -> StyleStyliseJob:
+def _job(bench: Bench, style: str, folder: Path, nearest_of: Mapping[str, int]) -> StyleStyliseJob:
     references = tuple(reference.path for reference in bench.style(style).references)
     contents = {
-        f"{prompt.text}.png": (
-            folder / f"{prompt.text}.png",
-            _reference(bench, style, place, len(references)),
+        picture.name: (
+            picture,
+            _reference(bench, style, place, len(references), nearest_of.get(prompt.text, 0)),
         )
         for place, prompt in enumerate(bench.style(style).prompts)
+        if (picture := folder / f"{prompt.text}.png").is_file()  # of a candidate, perhaps only some are there
     }
     return StyleStyliseJob(style, references, contents)
 
 
-def _reference(bench: Bench, style: str, place: int, count: int) -> int:
+def _reference(bench: Bench, style: str, place: int, count: int, near: int) -> int:
     """Which reference the picture at `place` takes its style from."""
     which = bench.config.method.styleid.reference
     if isinstance(which, int):
@@ -87,6 +91,6 @@ def _reference(bench: Bench, style: str, place: int, count: int) -> int:
         return place % count
     if which == "random":
         return draws.integer(count, bench.config.train.seed, style, place, "styleid reference")
-    raise ConfigError(
-        [Fault("method.styleid.reference", repr(which), 'must be "rotate", "random" or an index')]
-    )
+    if which == "random_per_style":
+        return draws.integer(count, bench.config.train.seed, style, "styleid reference")
+    return near

@@ -162,7 +162,7 @@ def test_nan_of_a_reference_is_said_and_not_kept(judges: Judges, role: str, tmp_
 
 def test_clip_r_counts_pictures_not_styles() -> None:
     def style(*hits: bool) -> StyleScore:
-        pictures = {str(i): PictureScore(0.1, 0.5, 0.4, 0.7, hit, ()) for i, hit in enumerate(hits)}
+        pictures = {str(i): PictureScore(0.1, 0.5, 0.4, 0.7, hit, 0.5, ()) for i, hit in enumerate(hits)}
         return StyleScore(0.1, 0.5, 0.4, 0.7, sum(hits) / len(hits), None, pictures)
 
     styles = {"a": style(True), "b": style(True, False, False)}

@@ -342,6 +342,7 @@ def test_damaged_entries_are_made_again_and_give_the_same(lab: Lab, caplog: pyte
         "encode": 1,
         "train": 1,
         "generate": 1,
+        "score": 0,
     }
     ours, theirs = pixels(one / "images"), pixels(two / "images")
     assert ours.keys() == theirs.keys()
@@ -406,7 +407,7 @@ def test_scorer_that_cannot_score_is_a_failed_attempt(lab: Lab, monkeypatch: pyt
     def fail(*_: Any) -> Any:
         raise PictureError("Dog.png: not a readable picture")
 
-    monkeypatch.setattr(evaluation.Scorer, "add_style", fail)
+    monkeypatch.setattr(evaluation.Scorer, "marks", fail)
     with pytest.raises(BackendError, match=r"scoring: Dog\.png"):
         lab.run("method=base")
 
