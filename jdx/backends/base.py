@@ -346,9 +346,9 @@ class Backend(ABC):
         """LoRA targets ({"unet" | "text_encoder": names}) and self-attentions that the model lacks.
 
         layers: {"styleid" | "blend.c2f" | "blend.f2c": names}. Keys of the faults: the same with `.targets` or
-        `.layers`. tokens: words to be learnt; keys `tokens.token` for names that the tokenizer has already, and
-        `tokens.init` for words that it cannot spell. No weights are loaded, but a hub id may be downloaded.
-        Raises BackendError when the model cannot be had.
+        `.layers`. tokens: words to be learnt; keys `tokens.token` for names that the tokenizer has already,
+        `tokens.init` for words that it cannot spell, `tokens.vectors` for words that no prompt has room for. No
+        weights are loaded, but a hub id may be downloaded. Raises BackendError when the model cannot be had.
         """
 
     @abstractmethod

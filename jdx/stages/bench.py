@@ -26,6 +26,7 @@ SETTINGS = {
     "blend.f2c.layers": "method.blend.f2c.layers",
     "tokens.token": "method.tokens",
     "tokens.init": "method.tokens.init",
+    "tokens.vectors": "method.tokens.vectors",
 }
 """The settings behind the backend's names."""
 

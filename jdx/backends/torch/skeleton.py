@@ -28,8 +28,8 @@ def name_faults(
     """LoRA targets and self-attentions that this model lacks, keys `NETWORK.targets` and `USE.layers`.
 
     targets: {"unet" | "text_encoder": last parts of module paths}. layers: {"styleid" | "blend.c2f" | "blend.f2c":
-    names}. tokens: words to be learnt, keys `tokens.token` and `tokens.init`. Reads configs and the tokenizer
-    only, about 0.1 s for SD 2.1. Raises BackendError when the model cannot be had.
+    names}. tokens: words to be learnt, keys `tokens.token`, `tokens.init` and `tokens.vectors`. Reads configs and
+    the tokenizer only, about 0.1 s for SD 2.1. Raises BackendError when the model cannot be had.
     """
     folder = locate(spec)
     networks = skeletons(folder)

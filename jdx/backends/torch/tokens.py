@@ -141,6 +141,7 @@ class TokensPart(Part):
         weight: Tensor = models.text_encoder.get_input_embeddings().weight
         self.width_of_word, self.base_dtype = int(weight.shape[1]), weight.dtype
         dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        _tell_pieces(models.tokenizer, specs)
         vectors = [self._first(models, weight, spec).to("cpu", dtype).reshape(-1) for spec in specs]
         rows = [self.row(k, vector) for k, vector in enumerate(vectors)]
         self.flat = torch.stack(rows).to(models.device).requires_grad_()
@@ -211,13 +212,18 @@ def first_vectors(tokenizer: Any, weight: Tensor, spec: TokensSpec) -> Tensor:
     at least one.
     """
     pieces = pieces_of(tokenizer, spec.init)
-    if len(pieces) > 1:
-        names = " ".join(tokenizer.convert_ids_to_tokens(pieces))
-        log.info("%s begins as %r, which is %d tokens: %s", spec.token, spec.init, len(pieces), names)
     p, n = len(pieces), spec.vectors
     cuts = [(i * p // n, max(i * p // n + 1, (i + 1) * p // n)) for i in range(n)]
     wide = torch.promote_types(weight.dtype, torch.float32)
     return torch.stack([weight[pieces[a:b]].to(wide).mean(0) for a, b in cuts]).detach()
+
+
+def _tell_pieces(tokenizer: Any, specs: Sequence[TokensSpec | None]) -> None:
+    """Say which init words are no single token."""
+    for init in dict.fromkeys(spec.init for spec in specs if spec):
+        if len(pieces := pieces_of(tokenizer, init)) > 1:
+            names = " ".join(tokenizer.convert_ids_to_tokens(pieces))
+            log.info("the init word %r is %d tokens, spread over the vectors: %s", init, len(pieces), names)
 
 
 def pieces_of(tokenizer: Any, word: str) -> list[int]:
@@ -241,11 +247,15 @@ def name_faults(tokenizer: Any, words: Iterable[Sequence[str]]) -> list[Fault]:
 
 
 def token_faults(tokenizer: Any, specs: Sequence[TokensSpec]) -> list[Fault]:
-    """Faults of the words that are to be learnt, keys `tokens.token` and `tokens.init`."""
+    """Faults of the words that are to be learnt, keys `tokens.token`, `tokens.init` and `tokens.vectors`."""
     faults = name_faults(tokenizer, [names_of(spec.token, spec.vectors) for spec in specs])
     for init in dict.fromkeys(spec.init for spec in specs):
         pieces = pieces_of(tokenizer, init)
         if not pieces or tokenizer.unk_token_id in pieces:
             allowed = "this model's tokenizer cannot spell it: give a word, such as style"
             faults.append(Fault("tokens.init", repr(init), allowed))
+    room = tokenizer.model_max_length - 2  # start and end marks
+    if (most := max((spec.vectors for spec in specs), default=0)) > room:
+        allowed = f"at most {room}: a prompt of this model has no room for more"
+        faults.append(Fault("tokens.vectors", str(most), allowed))
     return faults

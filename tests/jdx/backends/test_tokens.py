@@ -38,16 +38,17 @@ from jdx.backends.torch.tokens import first_vectors, spoken
 from jdx.errors import ConfigError
 from jdx.progress import NullProgress
 from tests.jdx.backends.train_jobs import (
-    NONE,
     THREE,
     Moments,
     Reference,
     Result,
     largest_gap,
     make_job,
+    only_word,
     run,
     with_prior,
     with_text,
+    with_word,
 )
 
 FILE = "learned_embeds.safetensors"
@@ -72,17 +73,6 @@ def model_is_put_back(models: Models) -> Iterator[None]:
     assert len(tokenizer) == size
     assert models.text_encoder.get_input_embeddings() is layer
     assert torch.equal(layer.weight, weight)
-
-
-def with_word(adapter: AdapterSpec, vectors: int = 1, **settings: Any) -> AdapterSpec:
-    """The adapter with a word of its own in its captions."""
-    word = TokensSpec(f"<style_{adapter.style}>", vectors, **{"init": "e", "lr": 5e-3, **settings})
-    captions = tuple(f"{caption} in {word.token}, drawn" for caption in adapter.captions)
-    return replace(adapter, captions=captions, tokens=word)
-
-
-def only_word(adapter: AdapterSpec, vectors: int = 1, **settings: Any) -> AdapterSpec:
-    return with_word(replace(adapter, unet=NONE, text_encoder=NONE), vectors, **settings)
 
 
 def learnt(result: Result, style: str, step: int = 4) -> Tensor:
@@ -359,6 +349,30 @@ def test_faults_of_words(models: Models, moments: Moments, tmp_path: Path) -> No
     ):
         assert part in text
     assert text.count("cannot spell it") == 2
+
+
+def test_words_longer_than_a_prompt_are_refused(models: Models, moments: Moments, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"tokens.vectors = 76\n.*at most 75"):
+        run(make_job(moments, models, only_word(THREE[0], 76)), models, tmp_path)
+
+
+def test_init_words_of_several_tokens_are_said_once(
+    models: Models, moments: Moments, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    adapters = [only_word(adapter, init="pot") for adapter in THREE]
+    run(make_job(moments, models, *adapters, snapshots=(1,)), models, tmp_path)
+    said = [r.message for r in caplog.records if "init word" in r.message and "pot" in r.message]
+    assert said[-1] == "the init word 'pot' is 3 tokens, spread over the vectors: p o t</w>"
+    assert len(said) <= 2  # once while memory is measured, once in the pack
+
+
+def test_the_average_is_what_is_published(models: Models, moments: Moments, tmp_path: Path) -> None:
+    adapter = replace(only_word(THREE[0], 2), ema_decay=0.9)
+    result = run(make_job(moments, models, adapter), models, tmp_path)
+    state = result.tensors("00")
+    assert torch.equal(learnt(result, "00").flatten(), state["tokens.ema"].float())
+    assert not torch.equal(state["tokens.ema"], state["tokens.param"])
 
 
 def test_a_word_of_another_size_is_not_resumed(models: Models, moments: Moments, tmp_path: Path) -> None:

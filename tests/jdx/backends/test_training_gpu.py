@@ -10,13 +10,22 @@ import torch
 
 from jdx.backends.base import ModelSpec
 from jdx.backends.torch.models import load
-from tests.jdx.backends.train_jobs import THREE, Moments, largest_gap, make_job, run, with_prior, with_text
+from tests.jdx.backends.train_jobs import (
+    THREE,
+    Moments,
+    largest_gap,
+    make_job,
+    run,
+    with_prior,
+    with_text,
+    with_word,
+)
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
-ADAPTERS = [with_text(with_prior(adapter)) for adapter in THREE]
+ADAPTERS = [with_text(with_prior(adapter)) for adapter in (*THREE[:2], with_word(THREE[2], 2))]
 
 
 def test_equals_the_cpu_in_float64(tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from jdx import draws
-from jdx.backends.base import AdapterSpec, EnhancerSpec, LoraSpec, TrainJob, TrainOutcome
+from jdx.backends.base import AdapterSpec, EnhancerSpec, LoraSpec, TokensSpec, TrainJob, TrainOutcome
 from jdx.backends.torch.models import Models
 from jdx.backends.torch.training import train
 from jdx.progress import NullProgress
@@ -53,6 +53,17 @@ def with_text(adapter: AdapterSpec, rank: int = 2) -> AdapterSpec:
 def with_enhancer(adapter: AdapterSpec, zero: Literal["first", "last"] = "first") -> AdapterSpec:
     """With a bias large enough to matter, and a rate of its own."""
     return replace(adapter, enhancer=EnhancerSpec(0.5, 5e-3, zero))
+
+
+def with_word(adapter: AdapterSpec, vectors: int = 1, **settings: Any) -> AdapterSpec:
+    """The adapter with a word of its own in its captions."""
+    word = TokensSpec(f"<style_{adapter.style}>", vectors, **{"init": "e", "lr": 5e-3, **settings})
+    captions = tuple(f"{caption} in {word.token}, drawn" for caption in adapter.captions)
+    return replace(adapter, captions=captions, tokens=word)
+
+
+def only_word(adapter: AdapterSpec, vectors: int = 1, **settings: Any) -> AdapterSpec:
+    return with_word(replace(adapter, unet=NONE, text_encoder=NONE), vectors, **settings)
 
 
 def write_moments(folder: Path, name: str, pictures: int) -> Path:
