@@ -223,7 +223,11 @@ class NetworkLora:
     """LoRA of one network: delta W = alpha / rank · B A."""
 
     rank: Rank
-    alpha: Annotated[float | None, Field(gt=0)] = None  # null = rank, a factor of 1
+    alpha: Annotated[float | None, Field(gt=0)] = (
+        None  # null = rank; with rslora its square root: a factor of 1
+    )
+    dora: bool = False  # train the lengths of the weights' rows too (Liu et al. 2024)
+    rslora: bool = False  # alpha / sqrt(rank) instead (Kalajdzievski 2023)
     targets: list[str]  # last parts of module paths, as PEFT's target_modules
 
 
@@ -234,6 +238,8 @@ class Lora:
     rank: Rank  # short for unet.rank
     joint: bool = False  # one adapter over all styles, which its captions tell apart
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    dora: bool = False  # short for both networks'
+    rslora: bool = False  # short for both networks'
     unet: NetworkLora
     text_encoder: NetworkLora
 

@@ -66,14 +66,22 @@ class EncodeJob:
 
 @dataclass(frozen=True)
 class LoraSpec:
-    """Low-rank adapters on one network (Hu et al. 2021): W' = W + alpha/rank · B A.
+    """Low-rank adapters on one network (Hu et al. 2021): W' = W + scale · B A, scale = alpha / rank.
 
-    rank 0 means none. targets are the last parts of module paths, as PEFT's `target_modules` suffixes.
+    rank 0 means none. targets are the last parts of module paths, as PEFT's `target_modules` suffixes. rslora:
+    scale = alpha / √rank (Kalajdzievski 2023). dora: rows of W' have lengths that are trained (Liu et al. 2024).
     """
 
     rank: int
     alpha: float
     targets: tuple[str, ...]
+    rslora: bool = False
+    dora: bool = False
+
+    @property
+    def plain_alpha(self) -> float:
+        """The alpha with which alpha / rank is the scale, whichever way it was asked for."""
+        return self.alpha * self.rank**0.5 if self.rslora else self.alpha
 
 
 @dataclass(frozen=True)

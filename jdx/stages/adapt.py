@@ -97,7 +97,10 @@ def _lora(lora: NetworkLora) -> LoraSpec:
     """A network without adapter is written in one way, so that its other settings are no part of the recipe."""
     if lora.rank == 0:
         return LoraSpec(0, 1.0, ())
-    return LoraSpec(lora.rank, float(lora.rank if lora.alpha is None else lora.alpha), tuple(lora.targets))
+    alpha = lora.alpha
+    if alpha is None:
+        alpha = lora.rank**0.5 if lora.rslora else float(lora.rank)
+    return LoraSpec(lora.rank, float(alpha), tuple(lora.targets), lora.rslora, lora.dora)
 
 
 def _schedule(optim: Optim) -> ScheduleSpec:

@@ -156,8 +156,9 @@ def _module(meaning: LoraKey, linears: Mapping[Network, Mapping[str, nn.Linear]]
 def _pair(halves: Mapping[str, Tensor], config: Mapping[str, Any], module: str) -> LoraPair:
     down, up = halves["down"], halves["up"]
     rank = int(down.shape[0]) if down.ndim else 0
+    magnitude = halves.get("magnitude")
     if "alpha" in halves:
-        return LoraPair(down, up, float(halves["alpha"]))
+        return LoraPair(down, up, float(halves["alpha"]), magnitude)
     alpha = float(config.get("lora_alpha", rank))
     for pattern, value in (config.get("alpha_pattern") or {}).items():
         # PEFT's rule: the pattern is the end of the path, at a dot.
@@ -165,7 +166,7 @@ def _pair(halves: Mapping[str, Tensor], config: Mapping[str, Any], module: str) 
             alpha = float(value)
             break
     # rsLoRA (Kalajdzievski 2023) scales by alpha / sqrt(r); the same factor as alpha·sqrt(r) / r
-    return LoraPair(down, up, alpha * rank**0.5 if config.get("use_rslora") else alpha)
+    return LoraPair(down, up, alpha * rank**0.5 if config.get("use_rslora") else alpha, magnitude)
 
 
 def _base_faults(pairs: Mapping[str, LoraPair], name: str, linears: Mapping[str, nn.Linear]) -> list[Fault]:
@@ -180,7 +181,10 @@ def _base_faults(pairs: Mapping[str, LoraPair], name: str, linears: Mapping[str,
         if down != (pair.rank, layer.in_features) or up != (layer.out_features, pair.rank):
             wanted = f"down (r, {layer.in_features}) and up ({layer.out_features}, r) for this base model"
             found.append(Fault(key, f"down {down}, up {up}", wanted))
-        elif not (pair.down.isfinite().all() and pair.up.isfinite().all()):
+        elif pair.magnitude is not None and pair.magnitude.shape != (layer.out_features,):
+            wanted = f"magnitude ({layer.out_features},) for this base model"
+            found.append(Fault(key, f"magnitude {tuple(pair.magnitude.shape)}", wanted))
+        elif not pair.finite:
             found.append(Fault(key, "", "weights must be finite; the training that made them diverged"))
     return found
 

@@ -29,20 +29,33 @@ __all__ = ["Adapter", "LoraPair", "canonical_te_path", "memory_te_path", "save_a
 
 FILE = "pytorch_lora_weights.safetensors"
 HEADER = "lora_adapter_metadata"
+MAGNITUDE_END = {"unet": "", "text_encoder": ".weight"}
+"""PEFT's own loader, which diffusers calls for the UNet, takes both names; transformers 5 loads text encoders itself
+and leaves out a magnitude that is not called a weight."""
 
 
 @dataclass(frozen=True)
 class LoraPair:
-    """One adapted layer, W' = W + alpha / r · up @ down (Hu et al. 2021). down (r, in), up (out, r)."""
+    """One adapted layer, W' = W + alpha / r · up @ down (Hu et al. 2021). down (r, in), up (out, r).
+
+    magnitude (out,): with DoRA (Liu et al. 2024), the lengths that the rows of W' are brought to.
+    """
 
     down: Tensor
     up: Tensor
     alpha: float
+    magnitude: Tensor | None = None
 
     @property
     def rank(self) -> int:
         """The inner size r."""
         return int(self.down.shape[0])
+
+    @property
+    def finite(self) -> bool:
+        """Whether all numbers are."""
+        tensors = (self.down, self.up) if self.magnitude is None else (self.down, self.up, self.magnitude)
+        return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,9 @@ def save_adapter(
         for path, pair in pairs.items():
             tensors[f"{name}.{path}.lora_A.weight"] = pair.down.detach().cpu().contiguous().clone()
             tensors[f"{name}.{path}.lora_B.weight"] = pair.up.detach().cpu().contiguous().clone()
+            if pair.magnitude is not None:
+                key = f"{name}.{path}.lora_magnitude_vector{MAGNITUDE_END[name]}"
+                tensors[key] = pair.magnitude.detach().cpu().contiguous().clone()
     faults = [fault for pairs in networks.values() for fault in _pair_faults(pairs)]
     if faults or not tensors:
         raise ValueError("adapter not saved: " + ("; ".join(faults) or "it has no layers, both ranks are 0"))
@@ -117,6 +133,7 @@ def _peft_config(pairs: Mapping[str, LoraPair]) -> dict[str, Any]:
         "rank_pattern": {path: pair.rank for path, pair in plain.items() if pair.rank != rank},
         "alpha_pattern": {path: pair.alpha for path, pair in plain.items() if pair.alpha != alpha},
         "target_modules": sorted(plain),
+        **({"use_dora": True} if any(pair.magnitude is not None for pair in plain.values()) else {}),
     }
 
 
@@ -125,6 +142,13 @@ def _pair_faults(pairs: Mapping[str, LoraPair]) -> list[str]:
     for path, pair in pairs.items():
         if pair.down.ndim != 2 or pair.up.ndim != 2 or pair.down.shape[0] != pair.up.shape[1]:
             found.append(f"{path}: down {tuple(pair.down.shape)} does not fit up {tuple(pair.up.shape)}")
-        if not (pair.down.isfinite().all() and pair.up.isfinite().all()):
+        if pair.magnitude is not None and pair.magnitude.shape != pair.up.shape[:1]:
+            found.append(
+                f"{path}: magnitude {tuple(pair.magnitude.shape)} does not fit up {tuple(pair.up.shape)}"
+            )
+        if not pair.finite:
             found.append(f"{path}: weights are not finite")
+    without = [path for path, pair in pairs.items() if pair.magnitude is None]
+    if 0 < len(without) < len(pairs):
+        found.append(f"{without[0]}: no magnitude, but others have one; a file says DoRA for a whole network")
     return found

@@ -9,6 +9,8 @@ A weight's name says which network, which module and which half of the pair it i
     base_model.model.PATH.lora_A[.default].weight       PEFT's own save_pretrained
     lora_unet_PATH_WITH_UNDERSCORES.lora_down.weight    kohya, with .alpha beside
 
+DoRA's lengths are `PATH.lora_magnitude_vector[.default][.weight]` in diffusers' and PEFT's files.
+
 Text encoders: transformers 5 flattened CLIPTextModel, so `text_model.` is part of a path in files and in
 older versions, and not in memory. Files always have it ("canonical"), as diffusers writes them.
 """
@@ -21,7 +23,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Network = Literal["unet", "text_encoder"]
-Role = Literal["down", "up", "alpha"]
+Role = Literal["down", "up", "alpha", "magnitude"]
 
 TEXT_PREFIX = "text_model."
 _ENDS: tuple[tuple[str, Role], ...] = (
@@ -34,6 +36,7 @@ _ENDS: tuple[tuple[str, Role], ...] = (
     (r"\.lora_down\.weight", "down"),
     (r"\.lora_up\.weight", "up"),
     (r"\.alpha", "alpha"),
+    (r"\.lora_magnitude_vector(?:\.[^.]+)??(?:\.weight)?", "magnitude"),
 )
 _PATTERNS = tuple((re.compile(f"^(?P<path>.+?){end}$"), role) for end, role in _ENDS)
 _PREFIXES: tuple[tuple[str, Network], ...] = (

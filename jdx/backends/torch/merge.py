@@ -55,10 +55,18 @@ def unet_weights(models: Models, adapter: Adapter, scale: float) -> dict[str, Te
 
 
 def merged(weight: Tensor, pair: LoraPair, scale: float) -> Tensor:
-    """W + scale · alpha/r · up @ down, in at least float32, not yet rounded to W's precision."""
+    """W + scale · alpha/r · up @ down, in at least float32, not yet rounded to W's precision.
+
+    With a magnitude (DoRA) its rows are then brought to that length; as in PEFT the scale acts before that.
+    """
     wide = torch.promote_types(weight.dtype, torch.float32)
     up, down = pair.up.to(weight.device, wide), pair.down.to(weight.device, wide)
-    return torch.addmm(weight.to(wide), up, down, alpha=scale * pair.alpha / pair.rank)
+    whole: Tensor = torch.addmm(weight.to(wide), up, down, alpha=scale * pair.alpha / pair.rank)
+    if pair.magnitude is None:
+        return whole
+    lengths = torch.linalg.vector_norm(whole, dim=1).clamp_min(torch.finfo(wide).tiny)
+    lengthened: Tensor = whole * (pair.magnitude.to(weight.device, wide) / lengths)[:, None]
+    return lengthened
 
 
 def _targets(models: Models, adapter: Adapter) -> Iterator[tuple[Tensor, LoraPair]]:

@@ -112,7 +112,10 @@ def largest(group: Sequence[AdapterSpec]) -> AdapterSpec:
 
 
 def widest(specs: Iterable[LoraSpec]) -> LoraSpec:
-    """The spec that takes at least the memory of any of these: the highest rank on all of their targets."""
+    """The spec that takes at least the memory of any of these: the highest rank on all of their targets, with
+    DoRA if any has it.
+    """
     used = [spec for spec in specs if spec.rank]
     targets = dict.fromkeys(target for spec in used for target in spec.targets)
-    return LoraSpec(max((spec.rank for spec in used), default=0), 1.0, tuple(targets))
+    rank = max((spec.rank for spec in used), default=0)
+    return LoraSpec(rank, 1.0, tuple(targets), dora=any(spec.dora for spec in used))

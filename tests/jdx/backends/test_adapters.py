@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,9 @@ def assert_same_adapter(got: Adapter, wanted: Adapter) -> None:
             assert pair.alpha == expected[path].alpha
             assert torch.equal(pair.down, expected[path].down)
             assert torch.equal(pair.up, expected[path].up)
+            lengths = [p.magnitude for p in (pair, expected[path]) if p.magnitude is not None]
+            assert len(lengths) in {0, 2}
+            assert not lengths or torch.equal(*lengths)
 
 
 def test_a_saved_adapter_loads_as_it_was(models: Models, tmp_path: Path) -> None:
@@ -122,6 +126,41 @@ def test_diffusers_and_merge_draw_the_same(
     assert_close(ours, theirs)
 
 
+def lengthened(adapter: Adapter) -> Adapter:
+    """The adapter with DoRA's lengths, around those of the tiny model's rows."""
+    generator = torch.Generator().manual_seed(5)
+
+    def length(pair: LoraPair) -> LoraPair:
+        return replace(pair, magnitude=0.3 + torch.rand(pair.up.shape[0], generator=generator))
+
+    unet = {path: length(pair) for path, pair in adapter.unet.items()}
+    return Adapter(unet, {path: length(pair) for path, pair in adapter.text_encoder.items()})
+
+
+def test_dora_files_draw_the_same_in_diffusers_and_load_as_they_were(
+    models: Models, pipeline: StableDiffusionPipeline, tmp_path: Path
+) -> None:
+    adapter = lengthened(random_adapter(models))
+    save_adapter(tmp_path, adapter.unet, adapter.text_encoder, {})
+    bare = outputs(models.unet, models.text_encoder)
+    pipeline.load_lora_weights(tmp_path)
+    theirs = outputs(pipeline.unet, pipeline.text_encoder)
+    loaded = load_adapter(tmp_path, models)
+    assert_same_adapter(loaded, adapter)
+    with merge(models, loaded):
+        ours = outputs(models.unet, models.text_encoder)
+    assert min((a - b).abs().max() for a, b in zip(theirs, bare, strict=True)) > 0.05
+    assert_close(ours, theirs)
+
+
+def test_dora_in_part_of_a_network_is_not_saved(models: Models, tmp_path: Path) -> None:
+    plain = random_adapter(models, text_rank=0).unet
+    first, *_ = plain
+    mixed = {**plain, first: replace(plain[first], magnitude=torch.ones(plain[first].up.shape[0]))}
+    with pytest.raises(ValueError, match="DoRA for a whole network"):
+        save_adapter(tmp_path, mixed, {}, {})
+
+
 def test_ranks_and_alphas_may_differ_inside_a_network(
     models: Models, pipeline: StableDiffusionPipeline, tmp_path: Path
 ) -> None:
@@ -139,10 +178,13 @@ def test_ranks_and_alphas_may_differ_inside_a_network(
     assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("dora", [False, True])
 def test_scale_is_the_one_of_diffusers(
-    models: Models, pipeline: StableDiffusionPipeline, tmp_path: Path
+    dora: bool, models: Models, pipeline: StableDiffusionPipeline, tmp_path: Path
 ) -> None:
     adapter = random_adapter(models, text_rank=0)
+    if dora:
+        adapter = lengthened(adapter)
     save_adapter(tmp_path, adapter.unet, {}, {})
     pipeline.load_lora_weights(tmp_path, adapter_name="style")
     pipeline.set_adapters(["style"], [0.5])
@@ -245,15 +287,19 @@ def test_files_written_by_diffusers(
     assert {p.alpha for p in load_adapter(tmp_path / "without", models).unet.values()} == {3.0}
 
 
-def test_files_of_peft(models: Models, pipeline: StableDiffusionPipeline, tmp_path: Path) -> None:
-    """PEFT's own folder, with rank-stabilised scaling (alpha / sqrt r) and per-module alphas."""
+@pytest.mark.parametrize("dora", [False, True])
+def test_files_of_peft(dora: bool, models: Models, pipeline: StableDiffusionPipeline, tmp_path: Path) -> None:
+    """PEFT's own folder, with rank-stabilised scaling (alpha / sqrt r), per-module alphas, and DoRA's lengths."""
     torch.manual_seed(0)
     network = pipeline.unet
     config = LoraConfig(
         r=4, lora_alpha=2, use_rslora=True, init_lora_weights=False, target_modules=["to_q", "to_v"],
-        alpha_pattern={"attn2.to_v": 8},
+        alpha_pattern={"attn2.to_v": 8}, use_dora=dora,
     )  # fmt: skip
     wrapped = get_peft_model(network, config)
+    for name, parameter in wrapped.named_parameters():
+        if "magnitude" in name:
+            parameter.data = parameter.data * torch.linspace(0.5, 1.5, len(parameter))
     theirs = outputs(wrapped, models.text_encoder)[1]
     wrapped.save_pretrained(tmp_path)
     with merge(models, load_adapter(tmp_path, models)):
@@ -306,7 +352,8 @@ def spoilt(models: Models, tmp_path: Path) -> Path:
     adapter = random_adapter(models, text_rank=0)
     state = states(adapter, ".lora_A.weight", ".lora_B.weight", "", "")
     first = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1"
-    state[f"{first}.to_q.lora_magnitude_vector"] = torch.ones(16)  # DoRA
+    state[f"{first}.to_q.hada_w1_a"] = torch.ones(16)  # LoHa
+    state[f"{first.replace('attn1', 'attn2')}.to_q.lora_magnitude_vector"] = torch.ones(17)  # of 16 rows
     state["unet.down_blocks.9.attn1.to_q.lora_A.weight"] = torch.ones(4, 16)  # no such module
     state["unet.down_blocks.9.attn1.to_q.lora_B.weight"] = torch.ones(16, 4)
     del state[f"{first}.to_k.lora_B.weight"]
@@ -320,9 +367,10 @@ def test_all_faults_of_a_file_in_one_error(models: Models, spoilt: Path) -> None
     with pytest.raises(ConfigError) as caught:
         load_adapter(spoilt, models)
     text = str(caught.value)
-    assert len(caught.value.faults) == 5
+    assert len(caught.value.faults) == 6
     for part in (
-        "lora_magnitude_vector",
+        "hada_w1_a",
+        "magnitude (16,)",
         "down_blocks.9.attn1.to_q",
         "up weight is missing",
         "(4, 17)",

@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from jdx.backends.base import LoraSpec
+from jdx.backends.torch import dora
 from jdx.backends.torch.dropout import KeyedDropout
 from jdx.backends.torch.stacked import Owner, Stack, StackedLinear, inject
 from jdx.errors import ConfigError
@@ -21,6 +22,8 @@ OWNERS = (
     Owner("05", 2, LoraSpec(5, 5.0, ("to_q", "ff.net.2"))),
     Owner("11", 1, LoraSpec(0, 1.0, ())),
     Owner("03", 3, LoraSpec(3, 1.5, ATTENTION)),
+    Owner("04", 4, LoraSpec(2, 3.0, (*ATTENTION, "ff.net.0"), dora=True)),
+    Owner("06", 5, LoraSpec(4, 3.0, ("to_v", "to_out.0"), rslora=True, dora=True)),
 )
 
 
@@ -101,16 +104,21 @@ def test_padding_is_zero_and_its_gradient_exactly_so(network: nn.Module) -> None
 def peft_twin(network: nn.Module, stack: Stack, k: int) -> nn.Module:
     """The frozen network with PEFT's LoRA that holds the same numbers as adapter k."""
     spec = stack.owners[k].spec
-    config = LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules=list(spec.targets))
+    config = LoraConfig(
+        r=spec.rank, lora_alpha=spec.alpha, target_modules=list(spec.targets),
+        use_rslora=spec.rslora, use_dora=spec.dora,
+    )  # fmt: skip
     twin: nn.Module = get_peft_model(copy.deepcopy(network), config)
     for path, pair in stack.pairs(k, stack.flat[k].detach()).items():
         layer: Any = twin.get_submodule(f"base_model.model.{path}")
         layer.lora_A["default"].weight.data = pair.down.clone()
         layer.lora_B["default"].weight.data = pair.up.clone()
+        if pair.magnitude is not None:
+            layer.lora_magnitude_vector["default"].weight.data = pair.magnitude.clone()
     return twin
 
 
-@pytest.mark.parametrize("k", [0, 1, 3])
+@pytest.mark.parametrize("k", [0, 1, 3, 4, 5])
 def test_outputs_gradients_and_wrapped_modules_equal_peft(network: nn.Module, k: int) -> None:
     plain = copy.deepcopy(network)
     n = 2
@@ -128,6 +136,66 @@ def test_outputs_gradients_and_wrapped_modules_equal_peft(network: nn.Module, k:
         layer: Any = twin.get_submodule(f"base_model.model.{path}")
         assert (layer.lora_A["default"].weight.grad - pair.down).abs().max() < 1e-12
         assert (layer.lora_B["default"].weight.grad - pair.up).abs().max() < 1e-12
+        if pair.magnitude is not None:
+            lengths = layer.lora_magnitude_vector["default"].weight
+            assert (lengths.grad - pair.magnitude).abs().max() < 1e-12
+
+
+class Keyed(nn.Module):
+    """Our dropout in the place of PEFT's, for one style."""
+
+    def __init__(self, salt: int, keys: Tensor):
+        super().__init__()
+        self.dropout, self.salt = KeyedDropout(0.4), salt
+        self.dropout.keys = keys
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(x, self.salt)
+
+
+@pytest.mark.parametrize("k", [0, 4, 5])
+def test_dropout_is_where_peft_has_it(network: nn.Module, k: int) -> None:
+    """With DoRA the base's answer to the thinned input is scaled too, but its plain answer is what is added to."""
+    plain, n = copy.deepcopy(network), 2
+    x, weights = batch(n)
+    dropout = KeyedDropout(0.4)
+    dropout.keys = torch.arange(len(x)) + 1000
+    stack = filled(inject(network, OWNERS, dropout=dropout))
+    y, grad = network(x), gradient(network, stack, x, weights)
+    twin, rows = peft_twin(plain, stack, k), slice(k * n, (k + 1) * n)
+    for slot in stack.slots:
+        if slot.ranks[k]:
+            layer: Any = twin.get_submodule(f"base_model.model.{slot.path}")
+            layer.lora_dropout["default"] = Keyed(slot.layer.salt, dropout.keys[rows])
+    theirs = twin.train()(x[rows])
+    assert (theirs - y[rows]).abs().max() < 1e-13
+    (theirs * weights[rows]).sum().backward()
+    for path, pair in stack.pairs(k, grad[k]).items():
+        layer = twin.get_submodule(f"base_model.model.{path}")
+        assert (layer.lora_B["default"].weight.grad - pair.up).abs().max() < 1e-12
+        if pair.magnitude is not None:
+            theirs = layer.lora_magnitude_vector["default"].weight.grad
+            assert (theirs - pair.magnitude).abs().max() < 1e-12
+
+
+def test_dora_starts_as_the_very_base(network: nn.Module) -> None:
+    x, _ = batch(1, 1)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        network.to(dtype)
+        before = network(x.to(dtype))
+        stack = inject(network, OWNERS[4:5])
+        assert torch.equal(network(x.to(dtype)), before)
+        stack.remove()
+
+
+def test_lengths_are_those_of_the_changed_weight() -> None:
+    weight, a, b = torch.randn(7, 5).double(), torch.randn(3, 5, 2).double(), torch.randn(3, 2, 7).double()
+    got = dora.norms(weight, dora.squares(weight, torch.float64), a, b)
+    want = torch.linalg.norm(weight + (a @ b).transpose(1, 2), dim=2)
+    assert (got - want).abs().max() < 1e-13
+    silent = torch.zeros(7, 5).double()
+    zero = dora.norms(silent, dora.squares(silent, torch.float64), a, 0 * b)
+    assert (zero > 0).all()  # a row of zeros is no division by zero
 
 
 def test_middle_dimensions_and_two_dimensional_input() -> None:
@@ -142,8 +210,8 @@ def test_middle_dimensions_and_two_dimensional_input() -> None:
 
 def test_unequal_groups_are_refused(network: nn.Module) -> None:
     inject(network, OWNERS)
-    with pytest.raises(ValueError, match="batch of 6 rows is not 4 equal groups"):
-        network(torch.zeros(6, 4, 6, dtype=torch.float64))
+    with pytest.raises(ValueError, match="batch of 7 rows is not 6 equal groups"):
+        network(torch.zeros(7, 4, 6, dtype=torch.float64))
 
 
 def test_first_numbers_are_pefts_gaussian_and_ignore_the_company(network: nn.Module) -> None:
@@ -168,7 +236,7 @@ def test_first_numbers_are_pefts_gaussian_and_ignore_the_company(network: nn.Mod
 def test_removal_gives_the_very_modules_back(network: nn.Module) -> None:
     before = dict(network.named_modules())
     stack = inject(network, OWNERS)
-    assert sum(isinstance(m, StackedLinear) for m in network.modules()) == 2 * 5
+    assert sum(isinstance(m, StackedLinear) for m in network.modules()) == 2 * 6
     with pytest.raises(RuntimeError, match=r"already carries adapters \(0.to_q"):
         inject(network, OWNERS)
     stack.remove()
@@ -213,7 +281,7 @@ def test_dropout_does_not_depend_on_the_company(network: nn.Module) -> None:
     assert (network(x) - y)[:n].abs().max() > 1e-3
     plain.remove()
     rows = slice(3 * n, 4 * n)
-    alone = filled(inject(network, OWNERS[3:], dropout=dropout))
+    alone = filled(inject(network, OWNERS[3:4], dropout=dropout))
     dropout.keys = keys[rows]
     assert (network(x[rows]) - y[rows]).abs().max() < 1e-13
     want = alone.vector(0, gradient(network, alone, x[rows], weights[rows])[0])

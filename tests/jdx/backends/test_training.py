@@ -25,6 +25,7 @@ from jdx.errors import BackendError, ConfigError
 from tests.jdx.backends.train_jobs import (
     ATTENTION,
     NONE,
+    TEXT,
     THREE,
     Moments,
     Reference,
@@ -95,6 +96,21 @@ REFERENCES: dict[str, tuple[AdapterSpec, dict[str, Any]]] = {
             ),
         ),
         {"batch_size": 3, "micro_batch": 2},
+    ),
+    "DoRA": (
+        with_text(
+            replace(THREE[0], unet=LoraSpec(2, 4.0, (*ATTENTION, "ff.net.2"), dora=True), weight_decay=0.5)
+        ),
+        {"batch_size": 2},
+    ),
+    "DoRA and rsLoRA": (
+        replace(THREE[1], unet=LoraSpec(4, 3.0, ATTENTION, rslora=True, dora=True)),
+        {"accumulation": 2},
+    ),
+    "rsLoRA": (replace(THREE[1], unet=LoraSpec(4, 3.0, ATTENTION, rslora=True)), {}),
+    "DoRA in the text encoder": (
+        replace(THREE[2], unet=NONE, text_encoder=LoraSpec(3, 3.0, TEXT, dora=True), text_encoder_lr=3e-3),
+        {},
     ),
     "shares, batch of 3": (replace(with_share(THREE[2]), min_snr_gamma=1.0), {"batch_size": 3}),
 }
@@ -234,6 +250,35 @@ def test_styles_of_different_structure_share_a_job(models: Models, moments: Mome
     for adapter in mixed:
         alone = run(make_job(moments, models, adapter, snapshots=(2,)), models, tmp_path / adapter.style)
         assert largest_gap(alone.tensors(adapter.style, 2), both.tensors(adapter.style, 2)) < 1e-10
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_dora_and_others_share_a_stack(
+    dropout: float, models: Models, moments: Moments, tmp_path: Path
+) -> None:
+    """Of different ranks and targets; and every one resumes exactly."""
+    mixed = (
+        replace(THREE[0], unet=LoraSpec(2, 4.0, ATTENTION, dora=True), ema_decay=0.5),
+        THREE[1],
+        replace(THREE[2], unet=LoraSpec(5, 1.0, ("to_q", "ff.net.2"), rslora=True, dora=True)),
+    )
+    settings: dict[str, Any] = {"batch_size": 2, "dropout": dropout}
+    both = run(make_job(moments, models, *mixed, **settings, snapshots=(2, 3)), models, tmp_path / "both")
+    for adapter in mixed:
+        name = adapter.style
+        alone = run(make_job(moments, models, adapter, **settings, snapshots=(3,)), models, tmp_path / name)
+        assert largest_gap(alone.tensors(name, 3), both.tensors(name, 3)) < 1e-10
+    resume = {adapter.style: both.folders[adapter.style, 2] for adapter in mixed}
+    job = make_job(moments, models, *mixed, **settings, snapshots=(3,), resume=resume, start_step=2)
+    again = run(job, models, tmp_path / "again")
+    for adapter in mixed:
+        assert same(again.tensors(adapter.style, 3), both.tensors(adapter.style, 3))
+    assert any("magnitude" in key for key in again.weights("00", 3))
+    assert not any("magnitude" in key for key in again.weights("05", 3))
+    plain = replace(mixed[0], unet=LoraSpec(2, 4.0, ATTENTION))
+    job = make_job(moments, models, plain, **settings, snapshots=(3,), resume=resume, start_step=2)
+    with pytest.raises(ConfigError, match="ranks, targets"):
+        run(job, models, tmp_path / "plain")
 
 
 def test_text_encoder_adapters_of_mixed_rank(models: Models, moments: Moments, tmp_path: Path) -> None:

@@ -189,7 +189,10 @@ class Reference:
     def _adapt(self, network: Any, spec: LoraSpec, prefix: str) -> list[Tensor]:
         if not spec.rank:
             return []
-        config = LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules=list(spec.targets))
+        config = LoraConfig(
+            r=spec.rank, lora_alpha=spec.alpha, target_modules=list(spec.targets),
+            use_rslora=spec.rslora, use_dora=spec.dora,
+        )  # fmt: skip
         network.add_adapter(config)
         for path, module in network.named_modules():
             if hasattr(module, "lora_A"):
@@ -198,6 +201,10 @@ class Reference:
                 first = draws.normal(tuple(A.shape), *owner, prefix + path, "lora")
                 A.data = torch.from_numpy(first).to(A.dtype) / spec.rank
                 module.lora_B["default"].weight.data.zero_()
+                if spec.dora:  # PEFT measured W + BA with its own first A and B, where B = 0
+                    lengths = module.lora_magnitude_vector["default"].weight.double()
+                    assert (lengths - module.base_layer.weight.norm(dim=1)).abs().max() < 1e-6
+                    module.lora_magnitude_vector["default"].weight.data = module.base_layer.weight.norm(dim=1)
         params = [p for name, p in network.named_parameters() if "lora_" in name]
         for p in params:
             p.data = p.data.to(self.models.dtype)
@@ -274,5 +281,8 @@ class Reference:
         for network, prefix in ((self.unet, "unet."), (self.text, "text_encoder.text_model.")):
             for name, p in network.named_parameters():
                 if "lora_" in name:
-                    found[prefix + name.replace(".default", "")] = p.detach()
+                    name = name.replace(".default", "")
+                    if network is self.unet:
+                        name = name.replace("vector.weight", "vector")
+                    found[prefix + name] = p.detach()
         return found

@@ -39,7 +39,7 @@ EVERYTHING = (
     "method.enhancer.zero=first", "method.enhancer.branches=both",
     "method.styleid.steps=7", "method.styleid.start_step=2", "method.styleid.adain=false",
     "lora.rank=3", "lora.unet.alpha=5.0", "lora.unet.targets=[to_q]", "lora.text_encoder.rank=2",
-    "lora.text_encoder.targets=[k_proj]", "lora.dropout=0.1",
+    "lora.text_encoder.targets=[k_proj]", "lora.dropout=0.1", "lora.text_encoder.rslora=true", "lora.dora=true",
     "optim.unet.lr=0.02", "optim.text_encoder.lr=0.03", "optim.betas=[0.7,0.8]", "optim.eps=1e-5",
     "optim.weight_decay=0.4", "optim.max_grad_norm=0.9", "optim.warmup_steps=1",
     "train.steps=6", "train.snapshots=[2]", "train.checkpoint_every=5", "train.seed=11",
@@ -94,8 +94,8 @@ def test_training_gets_what_the_settings_say(lab: Lab) -> None:
     assert [a.style for a in job.adapters] == ["00", "05"]
     assert sorted(adapter.captions) == sorted(f"a {word} by 05" for word in WORDS)
     assert adapter.seed == 11
-    assert adapter.unet == LoraSpec(3, 5.0, ("to_q",))
-    assert adapter.text_encoder == LoraSpec(2, 2.0, ("k_proj",))  # alpha null = rank
+    assert adapter.unet == LoraSpec(3, 5.0, ("to_q",), dora=True)
+    assert adapter.text_encoder == LoraSpec(2, 2**0.5, ("k_proj",), rslora=True, dora=True)
     assert (adapter.unet_lr, adapter.text_encoder_lr) == (0.02, 0.03)
     assert (adapter.min_snr_gamma, adapter.ema_decay) == (4.0, 0.98)
     assert (adapter.weight_decay, adapter.max_grad_norm, adapter.prior_weight) == (0.4, 0.9, 0.7)
@@ -262,7 +262,8 @@ CHANGES = {
     "encode": ("train.crop.scale=1.25", "train.crop.flip=0.5", "train.crop.variants=2", "train.crop.random=false",
         "train.crop.rotation=0.0"),
     "train": (
-        "lora.dropout=0.2", "lora.unet.alpha=6.0", "lora.text_encoder.rank=1", "method.prior.weight=0.5",
+        "lora.dropout=0.2", "lora.unet.dora=false", "lora.unet.rslora=true",
+        "lora.unet.alpha=6.0", "lora.text_encoder.rank=1", "method.prior.weight=0.5",
         "method.prior.caption=one {object}", "method.prompts.train=the {object} by {style}", "optim.unet.lr=0.01",
         "optim.betas=[0.7,0.9]", "optim.eps=1e-6", "optim.weight_decay=0.3", "optim.max_grad_norm=null",
         "method.enhancer.weight=0.02", "method.enhancer.lr=0.05", "method.enhancer.zero=last",
