@@ -69,6 +69,10 @@ def test_recipes_carry_their_published_numbers() -> None:
     assert (aggressive.train.crop.flip, aggressive.train.crop.rotation) == (0.5, 10.0)
     jstyleid = build(compose_plain("model=sd21", "experiment=styleid_dreambooth"))
     assert (jstyleid.train.crop.flip, jstyleid.train.crop.rotation) == (0.5, 10.0)
+    pad = build(compose_plain("model=sd21", "experiment=pad_pad_eos"))
+    assert (pad.method.prior.fraction, pad.method.prior.weight, pad.method.prior.per_word) == (0.5, 0.0, 5)
+    assert pad.train.steps * pad.train.batch_size == 4 * 512
+    assert (pad.optim.unet.lr, pad.method.init.strength, pad.sampler.steps) == (8e-4, 0.8, 40)
     baseline = build(compose_plain("model=sd21", "experiment=baseline"))
     assert (baseline.lora.unet.rank, baseline.lora.unet.targets) == (4, ["to_q", "to_k", "to_v"])
     assert (baseline.train.steps, baseline.sampler.steps, baseline.method.prompts.train) == (
