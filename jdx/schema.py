@@ -118,8 +118,12 @@ class Prior:
 class Init:
     """Where drawing starts."""
 
-    picture: Location  # "none" = noise, "average" = mean of the style's references, or a picture's path
-    strength: Annotated[float, Field(gt=0.0, le=1.0)]  # share of the sampler's steps that is run
+    # "none" = noise, "average" = mean of the style's references, or a picture's path, where {style} is the style's id
+    picture: Location
+    strength: Share  # of the sampler's steps that is run; 0 would leave the start as it is, and is refused
+    posterior: Literal["sample", "mode"] = (
+        "sample"  # of the VAE: the start's latent is drawn from it, or its mean
+    )
 
 
 MOST_SIMILAR = "most_similar"
@@ -140,6 +144,7 @@ class StyleId:
     start_step: Annotated[int, Field(ge=0)]  # reverse steps without injection at the beginning
     adain: bool  # the first latent takes the style's mean and deviation
     reference: str | int  # one of REFERENCES, or an index
+    reference_every: Count = 1  # with "rotate": prompts until the next reference takes its turn
 
 
 @record

@@ -24,7 +24,7 @@ from jdx.schema import TrialConfig, changed, plain
 from jdx.stages.adapt import Adapters, adapt, adapter_specs
 from jdx.stages.bench import Bench
 from jdx.stages.encode import crop_of, encode
-from jdx.stages.generate import Seeds, seeds_of
+from jdx.stages.generate import Seeds, seeds_of, start_faults
 from jdx.stages.joint import joined, joint_faults
 from jdx.stages.prior import class_pictures
 from jdx.stages.score import Scores, check_judges
@@ -110,6 +110,7 @@ def _open(config: TrialConfig, challenge: ChallengeSet, progress: Progress) -> t
     bench = Bench(config, challenge, backend, store, progress, make_tracker(config.tracker), model, {})
     faults = [Fault("model.path", config.model.path, text) for text in backend.check(model)]
     faults += reference_faults(bench)
+    faults += start_faults(bench)
     faults += joint_faults(bench)
     faults += check_judges(config.evaluation)
     faults += bench.wording.faults()

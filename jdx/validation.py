@@ -77,7 +77,7 @@ def anchored(config: Mapping[str, Any], base: Path) -> dict[str, Any]:
             path = group.get(name) if isinstance(group, dict) else None
             if not isinstance(path, str) or path in {"", "???"} or path.startswith("~"):
                 continue
-            if f"{section}.{name}" in PLACES or (base / path).exists():
+            if f"{section}.{name}" in PLACES or "{style}" in path or (base / path).exists():
                 group[name] = str(base / path)
     return fixed
 
@@ -220,6 +220,28 @@ def _prior_faults(trial: TrialConfig) -> list[Fault]:
     return faults
 
 
+def _init_faults(trial: TrialConfig) -> list[Fault]:
+    """A start from which nothing is drawn, or that is no picture; those of single styles are looked for later."""
+    init, steps, faults = trial.method.init, trial.sampler.steps, []
+    if init.picture == "none":
+        return []
+    if init.strength == 0:
+        remedy = (
+            "no step would be run and every picture would be its start: above 0, or method.init.picture=none"
+        )
+        faults.append(Fault("method.init.strength", "0.0", remedy))
+    elif int(steps * init.strength) < 1:
+        remedy = f"leaves none of sampler.steps = {steps} to run: at least {1 / steps:.3g}"
+        faults.append(Fault("method.init.strength", str(init.strength), remedy))
+    one_for_all = init.picture != "average" and "{style}" not in init.picture
+    if one_for_all and not Path(init.picture).is_file():
+        remedy = (
+            "must be none, average, or the path of a picture, in which {style} may stand for the style's id"
+        )
+        faults.append(Fault("method.init.picture", repr(init.picture), remedy))
+    return faults
+
+
 def _select_faults(trial: TrialConfig) -> list[Fault]:
     """Choosing needs judges, and something to judge by."""
     select, faults = trial.method.select, []
@@ -236,25 +258,10 @@ def _select_faults(trial: TrialConfig) -> list[Fault]:
 
 def _method_faults(trial: TrialConfig) -> list[Fault]:
     faults = []
-    method, sampler = trial.method, trial.sampler
+    method = trial.method
     faults += _prior_faults(trial)
     faults += _enhancer_faults(trial)
-    if method.init.picture != "none" and int(sampler.steps * method.init.strength) < 1:
-        faults.append(
-            Fault(
-                "method.init.strength",
-                str(method.init.strength),
-                f"leaves none of sampler.steps = {sampler.steps} to run: at least {1 / sampler.steps:.3g}",
-            )
-        )
-    if method.init.picture not in {"none", "average"} and not Path(method.init.picture).is_file():
-        faults.append(
-            Fault(
-                "method.init.picture",
-                repr(method.init.picture),
-                "must be none, average, or the path of a picture",
-            )
-        )
+    faults += _init_faults(trial)
     faults += _select_faults(trial)
     styleid = method.styleid
     if isinstance(styleid.reference, str) and styleid.reference not in REFERENCES:

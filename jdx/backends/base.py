@@ -226,10 +226,14 @@ class PictureSpec:
 
 @dataclass(frozen=True)
 class InitSpec:
-    """Start from a picture instead of noise (img2img, Meng et al. 2021): the last `strength` share of the steps."""
+    """Start from a picture instead of noise (img2img, Meng et al. 2021): the last `strength` share of the steps.
+
+    sampled: whether its latent is drawn from the VAE's posterior, with each picture's seed, or the posterior's mean.
+    """
 
     picture: Path
     strength: float
+    sampled: bool = True
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from data.challenge import load_picture
+from data.faults import DataError
 from jdx import draws
 from jdx.backends.base import (
     BlendSpec,
@@ -136,9 +138,29 @@ def start_pictures(bench: Bench, styles: list[str], work: Path) -> dict[str, Ini
             references = [reference.path for reference in bench.style(style).references]
             average_picture(references, bench.config.sampler.resolution).save(path)
         else:
-            path = Path(init.picture)
-        starts[style] = InitSpec(path, init.strength)
+            path = start_path(init.picture, style)
+        starts[style] = InitSpec(path, init.strength, init.posterior == "sample")
     return starts
+
+
+def start_path(picture: str, style: str) -> Path:
+    """The start picture of a style: {style} in the setting stands for its id."""
+    return Path(picture.replace("{style}", style))
+
+
+def start_faults(bench: Bench) -> list[Fault]:
+    """Start pictures that are not there or cannot be read, each once."""
+    picture = bench.config.method.init.picture
+    if picture in {"none", "average"}:
+        return []
+    faults = []
+    for path, style in {start_path(picture, style): style for style in bench.challenge.ids}.items():
+        try:
+            load_picture(path)
+        except DataError as error:
+            whose = f"style {style}: " if "{style}" in picture else ""
+            faults.append(Fault("method.init.picture", str(path), f"{whose}{error.faults[0].what}"))
+    return faults
 
 
 def generate(bench: Bench, adapters: Mapping[str, Path | None], seeds: Seeds) -> dict[str, Path]:
@@ -222,7 +244,11 @@ def _content(job: StyleDrawJob, sampler: SamplerSpec, resolution: int) -> dict[s
     init = (
         None
         if job.init is None
-        else {"picture": file_digest(job.init.picture), "strength": job.init.strength}
+        else {
+            "picture": file_digest(job.init.picture),
+            "strength": job.init.strength,
+            "sampled": job.init.sampled,
+        }
     )
     blend = replace(job.blend, adapter=None) if job.blend is not None else None
     plain = replace(job, style="", adapter=None, init=None, blend=blend)

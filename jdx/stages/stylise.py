@@ -88,7 +88,7 @@ def _reference(bench: Bench, style: str, place: int, count: int, near: int) -> i
     if isinstance(which, int):
         return which
     if which == "rotate":
-        return place % count
+        return place // bench.config.method.styleid.reference_every % count
     if which == "random":
         return draws.integer(count, bench.config.train.seed, style, place, "styleid reference")
     if which == "random_per_style":

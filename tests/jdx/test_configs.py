@@ -3,6 +3,9 @@
 import pytest
 
 from jdx import ROOT
+from jdx.methods.prompts import write
+from jdx.schema import StyleWords
+from jdx.tables import style_table
 from jdx.validation import build
 from tests.configs import compose_plain
 
@@ -83,3 +86,33 @@ def test_recipes_carry_their_published_numbers() -> None:
     best = build(compose_plain("model=sd21", "experiment=best_stack"))
     assert best.method.styleid.enabled
     assert best.method.prior.weight == 1.0
+
+
+def test_stylebooth_draws_with_its_own_words() -> None:
+    trial = build(compose_plain("model=sd21", "experiment=stylebooth"))
+    words = style_table("method.prompts.styles", trial.method.prompts.styles)
+    assert set(words) == {f"{number:02d}" for number in range(28)} | {"*"}
+    prompt = write(trial.method.prompts.generate, object="Dog", style="02", **_words(words["02"]))
+    assert prompt == "a Dog in style_02 Made_of_Clay"  # as its program prints it
+    prompt = write(trial.method.prompts.generate, object="Ice cream", style="12", **_words(words["12"]))
+    assert prompt == "Ice cream in style_12,made_of_lego"
+    assert (trial.method.styleid.gamma, trial.method.styleid.reference_every, trial.lora.dropout) == (
+        0.7,
+        8,
+        0.01,
+    )
+    assert (trial.train.steps, trial.train.crop.rotation, trial.sampler.steps) == (800, 10.0, 50)
+
+
+def _words(style: StyleWords) -> dict[str, str]:
+    return {"prefix": style.prefix, "phrase": style.phrase}
+
+
+def test_styleid_recipes_carry_their_published_numbers() -> None:
+    plain = build(compose_plain("model=sd21", "experiment=styleid"))
+    assert (plain.method.train, plain.method.styleid.gamma, plain.method.styleid.steps) == (False, 0.7, 50)
+    report = build(compose_plain("model=sd21", "experiment=styleid_report"))
+    assert report.method.styleid.layers == ["6", "7", "8", "9", "10", "11"]
+    assert (report.method.styleid.temperature, report.method.styleid.gamma) == (1.8, 0.75)
+    assert (report.method.styleid.reference, report.method.train) == ("random_per_style", True)
+    assert (report.lora.unet.rank, report.sampler.steps) == (4, 25)

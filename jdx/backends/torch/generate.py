@@ -225,7 +225,7 @@ class Drawer:
         if ready.moments is None:
             latents = from_noise(self.models, run, seeds, self.job.resolution)
         else:
-            latents = from_picture(self.models, run, seeds, ready.moments)
+            latents = from_picture(self.models, run, seeds, ready.moments, init is None or init.sampled)
         latents = self._sample(run, latents, pictures, ready)
         if not bool(latents.isfinite().all()):
             raise BackendError(self._diverged(pictures, latents))

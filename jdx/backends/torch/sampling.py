@@ -89,17 +89,19 @@ def from_noise(models: Models, run: Run, seeds: Sequence[int], resolution: int) 
     return noise.to(models.device, _wide(models)) * float(run.scheduler.init_noise_sigma)
 
 
-def from_picture(models: Models, run: Run, seeds: Sequence[int], moments: tuple[Tensor, Tensor]) -> Tensor:
-    """First latents (n, C, h, w) near a picture: its posterior's sample, noised to the run's first timestep.
+def from_picture(
+    models: Models, run: Run, seeds: Sequence[int], moments: tuple[Tensor, Tensor], sampled: bool = True
+) -> Tensor:
+    """First latents (n, C, h, w) near a picture: its posterior's sample or mean, noised to the run's first timestep.
 
     moments: mean and standard deviation (1, C, h, w) of the picture's VAE posterior. Each seed draws the
-    posterior's noise and then the diffusion noise, in the order of diffusers' img2img pipeline.
+    posterior's noise (where it is sampled) and then the diffusion noise, in the order of diffusers' img2img pipeline.
     """
     mean, std = (part.to("cpu", _wide(models)) for part in moments)
     latents = []
     for seed in seeds:
         generator = seeded(seed)
-        z = models.scaled(mean + std * torch.randn(mean.shape, generator=generator))
+        z = models.scaled(mean + std * torch.randn(mean.shape, generator=generator) if sampled else mean)
         noise = torch.randn(mean.shape, generator=generator).to(z)
         latents.append(run.scheduler.add_noise(z, noise, run.timesteps[:1]))
     return torch.cat(latents).to(models.device, _wide(models))

@@ -106,6 +106,23 @@ def test_image_to_image_equals_diffusers(folder: Path, name: str) -> None:
     assert_same_pictures(ours, theirs)
 
 
+def test_start_from_the_posteriors_mean_equals_diffusers_from_latents(tiny_sd: Path) -> None:
+    """A diffusers user may give an "image" of four channels, clean latents; it then draws the diffusion noise alone."""
+    models = load(ModelSpec(str(tiny_sd)), "cpu", torch.float32)
+    levels = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    moments = models.moments(to_pixels(Image.fromarray(levels))[None])
+    run = start_run(SamplerSpec("ddim", 5, 7.5), models.scheduler_config, 0.6)
+    latents = from_picture(models, run, SEEDS, moments, sampled=False)
+    ours = models.decode(sample(models, run, latents, models.embed(PROMPTS), models.embed([""] * 2), 7.5))
+    pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(tiny_sd)
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        list(PROMPTS), image=models.scaled(moments[0]).repeat(2, 1, 1, 1), strength=0.6, num_inference_steps=5,
+        guidance_scale=7.5, generator=generators(), output_type="np",
+    ).images  # fmt: skip
+    assert_same_pictures(ours, theirs)
+
+
 @pytest.mark.parametrize(
     ("strength", "count", "first", "signal", "noise"),
     [(0.80, 32, 776, 0.2129, 0.9771), (0.90, 36, 876, 0.1344, 0.9909), (0.95, 38, 926, 0.1037, 0.9946)],
