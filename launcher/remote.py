@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +44,16 @@ def start_worker(folder: Path, attempt: int, ignore: tuple[int, ...] = ()) -> su
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, env=env, preexec_fn=before if ignore else None)
 
 
-def run_worker(folder: Path, attempt: int, worker: subprocess.Popen[bytes]) -> int:
-    """Wait for the worker's end; tell it in the folder if the worker could not. Returns its exit code."""
+def run_worker(
+    folder: Path, attempt: int, worker: subprocess.Popen[bytes], tell: Callable[[], bool] = lambda: True
+) -> int:
+    """Wait for the worker's end; tell it in the folder if the worker could not. Returns its exit code.
+
+    tell: asked after the end; False keeps silent: whoever ended it will say why.
+    """
     before = oom_kills()
     code = worker.wait()
-    if files.read_result(folder, attempt) is None:
+    if tell() and files.read_result(folder, attempt) is None:
         kind, reason = kind_of_exit(code, oom_kills() - before)
         if code == REFUSED:
             kind, reason = Kind.REFUSED, "the folder was at another attempt, or run by another process"

@@ -10,10 +10,20 @@ import pytest
 import torch
 
 from tests.servers.postgres import postgres_server, postgres_url
+from tests.servers.ray import ray_cluster, ray_server
 from tests.servers.slurm import slurm, slurm_server
 from tests.tiny_sd import build_tiny_sd
 
-__all__ = ["postgres_server", "postgres_url", "slurm", "slurm_server", "tiny_sd", "tiny_sd_eps"]
+__all__ = [
+    "postgres_server",
+    "postgres_url",
+    "ray_cluster",
+    "ray_server",
+    "slurm",
+    "slurm_server",
+    "tiny_sd",
+    "tiny_sd_eps",
+]
 
 # On tensors this small a second thread wins nothing, and on a busy machine OpenMP's threads spin waiting for
 # each other: the same test took 1.6 s with one thread and 38 s with two.

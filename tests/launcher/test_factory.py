@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from jdx import ROOT
+from launcher.cluster_settings import RaySettings, SlurmSettings
 from launcher.factory import LauncherSettingsError, build, make_executor
 from launcher.gpu_pool import GpuPool
 from launcher.settings import JobSettings, PoolSettings
@@ -51,3 +53,20 @@ def test_contradicting_settings_are_told() -> None:
 def test_an_unknown_executor_gets_the_list() -> None:
     with pytest.raises(LauncherSettingsError, match="gpu_pool"):
         build({"name": "gpupool"})
+
+
+@pytest.mark.parametrize(("name", "record"), [("slurm", SlurmSettings), ("ray", RaySettings)])
+def test_the_yaml_of_a_cluster_is_its_defaults(name: str, record: type[Any]) -> None:
+    content = yaml.safe_load((ROOT / "conf" / "launcher" / f"{name}.yaml").read_text())
+    launch = build(content)
+    assert (launch.name, launch.own) == (name, record())
+    assert set(content) == {"name", *asdict(JobSettings()), *asdict(record())}
+
+
+def test_faults_of_cluster_settings_are_told_at_once() -> None:
+    wrong = {"name": "slurm", "time_min": 0, "mem_gb": -1.0, "partitions": "gpu", "setup": "module load cuda"}
+    with pytest.raises(LauncherSettingsError) as caught:
+        build(wrong)
+    keys = {key for key, _, _ in caught.value.faults}
+    assert keys == {"launcher.time_min", "launcher.mem_gb", "launcher.partitions", "launcher.setup"}
+    assert "did you mean partition?" in str(caught.value)
