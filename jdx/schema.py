@@ -35,6 +35,7 @@ class Suggests:
 
     unet_lr: Rate
     text_encoder_lr: Rate
+    token_lr: Rate
     steps: Steps
     guidance_scale: Annotated[float, Field(ge=1.0, le=50.0)]
     styleid_steps: Annotated[int, Field(ge=2, le=1000)]
