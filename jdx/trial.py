@@ -128,6 +128,7 @@ def _open(config: TrialConfig, challenge: ChallengeSet, progress: Progress) -> t
     }
     for note in challenge.notes:
         log.warning("%s", note)
+    bench.kept["texts"] = bench.wording.texts()  # of all styles, also where they are done in groups
     return replace(bench, identity=identity), seeds
 
 

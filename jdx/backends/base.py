@@ -364,6 +364,15 @@ class Backend(ABC):
         """
 
     @abstractmethod
+    def say_long_prompts(
+        self, model: ModelSpec, prompts: Sequence[str], tokens: Sequence[TokensSpec] = ()
+    ) -> None:
+        """Warn, once per prompt, of those that the model would cut, with the words that it will not see.
+
+        tokens: learnt words that the prompts may say. Raises BackendError when the model cannot be had.
+        """
+
+    @abstractmethod
     def encode(self, job: EncodeJob, out: Path, progress: Progress, on_style: OnStyle) -> None:
         """Write out/STYLE/moments.safetensors: `mean` and `std`, float32 (pictures, variants, C, h, w), unscaled."""
 

@@ -76,6 +76,7 @@ class Bench:
         faults = self.backend.name_faults(self.model, targets, layers, tokens)
         if faults:
             raise ConfigError([replace(fault, key=SETTINGS[fault.key]) for fault in faults])
+        self.backend.say_long_prompts(self.model, self.kept.get("texts", ()), tokens)
         self.looked.append(True)
 
     @property

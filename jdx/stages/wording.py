@@ -80,6 +80,22 @@ class Wording:
             return write(known, object=object)
         return known
 
+    def texts(self) -> tuple[str, ...]:
+        """Every caption and prompt of the trial, each once."""
+        method = self.config.method
+        found: list[str] = []
+        for style in self.challenge.styles:
+            words = [prompt.text for prompt in style.prompts]
+            if method.train:
+                found += [self.caption(style.id, reference.object) for reference in style.references]
+            found += [self.prompt(style.id, word) for word in words]
+            found += [self.negative(style.id)]
+            if self.prompts.origin_scale > 0:
+                found += [self.plain(word) for word in words]
+            if method.blend.enabled:
+                found += [self.fill(method.blend.coarse.prompt, style.id, word) for word in words]
+        return tuple(dict.fromkeys(found))
+
     def faults(self) -> list[Fault]:
         """Styles and words that the tables and the set do not agree on; says what has no effect."""
         return [*self._style_faults(), *self._word_faults()]

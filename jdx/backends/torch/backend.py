@@ -79,6 +79,14 @@ class TorchBackend(Backend):
 
         return name_faults(model, targets, layers, tokens)
 
+    def say_long_prompts(
+        self, model: ModelSpec, prompts: Sequence[str], tokens: Sequence[TokensSpec] = ()
+    ) -> None:
+        """Warn of prompts that would be cut, see `skeleton.say_long_prompts`."""
+        from jdx.backends.torch.skeleton import say_long_prompts
+
+        say_long_prompts(model, prompts, tokens)
+
     def models(self, spec: ModelSpec) -> Models:
         """The loaded model, from the process's cache."""
         return load(spec, self.device, self.dtype)

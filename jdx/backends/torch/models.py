@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from jdx.backends.base import ModelSpec
+from jdx.backends.torch.cuts import say_cuts
 from jdx.backends.torch.hub import locate
 from jdx.backends.torch.layout import COMPONENTS, weight_file
 from jdx.errors import BackendError
@@ -57,7 +58,7 @@ class Models:
         return int(min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings))
 
     def tokenise(self, prompts: Sequence[str]) -> Tensor:
-        """Token ids (n, max_tokens) int64 on the device; what does not fit is cut, with a warning."""
+        """Token ids (n, max_tokens) int64 on the device; what does not fit is cut, with one warning a prompt."""
         for prompt in prompts:
             self._warn_if_cut(prompt)
         ids = self.tokenizer(
@@ -70,10 +71,7 @@ class Models:
         return torch.as_tensor(ids).to(self.device)
 
     def _warn_if_cut(self, prompt: str) -> None:
-        ids = self.tokenizer(prompt, verbose=False).input_ids
-        if len(ids) > self.max_tokens:
-            cut = self.tokenizer.decode(ids[self.max_tokens - 1 : -1])
-            log.warning("prompt is longer than %d tokens; cut off: %r", self.max_tokens, cut)
+        say_cuts(self.tokenizer, [prompt], self.max_tokens)
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Tensor:

@@ -11,11 +11,14 @@ from torch import nn
 
 from jdx.backends.base import LoraSpec, ModelSpec, TokensSpec
 from jdx.backends.torch.blend import blend_layers
+from jdx.backends.torch.cuts import say_cuts
 from jdx.backends.torch.hub import locate
+from jdx.backends.torch.layout import read_json
 from jdx.backends.torch.models import load_tokenizer, quiet
 from jdx.backends.torch.stacked import target_faults
 from jdx.backends.torch.styleid_layers import resolve_layers
-from jdx.backends.torch.tokens import token_faults
+from jdx.backends.torch.token_files import names_of
+from jdx.backends.torch.tokens import Vocabulary, token_faults
 from jdx.errors import BackendError, ConfigError, Fault
 
 
@@ -47,6 +50,18 @@ def name_faults(
         except ConfigError as error:
             faults += [replace(fault, key=f"{use}.layers") for fault in error.faults]
     return [*faults, *(token_faults(load_tokenizer(folder), tokens) if tokens else ())]
+
+
+def say_long_prompts(spec: ModelSpec, prompts: Sequence[str], tokens: Sequence[TokensSpec] = ()) -> None:
+    """Warn of prompts that the model's text encoder would cut; reads the tokenizer and one config."""
+    folder = locate(spec)
+    tokenizer = load_tokenizer(folder)
+    config, _ = read_json(folder / "text_encoder" / "config.json")
+    places = int((config or {}).get("max_position_embeddings", tokenizer.model_max_length))
+    words = (
+        Vocabulary(tokenizer, [names_of(one.token, one.vectors) for one in tokens]) if tokens else tokenizer
+    )
+    say_cuts(words, prompts, min(tokenizer.model_max_length, places))
 
 
 def skeletons(folder: Path) -> dict[str, nn.Module]:

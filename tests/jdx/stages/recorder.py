@@ -38,6 +38,7 @@ class Recorder(Backend):
     name = "recorder"
 
     def __init__(self) -> None:
+        self.texts: list[tuple[str, ...]] = []
         self.words: list[tuple[TokensSpec, ...]] = []
         self.encoded: list[EncodeJob] = []
         self.trained: list[TrainJob] = []
@@ -60,6 +61,11 @@ class Recorder(Backend):
     ) -> list[Fault]:
         self.words.append(tuple(tokens))
         return []
+
+    def say_long_prompts(
+        self, model: ModelSpec, prompts: Sequence[str], tokens: Sequence[TokensSpec] = ()
+    ) -> None:
+        self.texts.append(tuple(prompts))
 
     def encode(self, job: EncodeJob, out: Path, progress: Progress, on_style: OnStyle) -> None:
         self.encoded.append(job)

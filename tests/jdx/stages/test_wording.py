@@ -14,6 +14,9 @@ from jdx.stages.wording import Wording
 from jdx.validation import build
 from tests.configs import compose_plain
 from tests.data.sets import make_style
+from tests.jdx.test_trial import Lab, challenge, lab
+
+__all__ = ["challenge", "lab"]
 
 TEMPLATES = {
     "train": "{prefix}{object} in style_{style}",
@@ -109,3 +112,27 @@ def test_faults_of_words_are_told_with_all_others(
     faults = {fault.key: fault.allowed for fault in caught.value.faults}
     assert words in faults[key]
     assert "origin_scale" in settings or "train.snapshots" in faults
+
+
+def test_prompts_that_are_cut_are_said_once_and_before_anything_is_drawn(
+    lab: Lab, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tiny model's tokenizer spells letter by letter: 75 letters fit."""
+    from jdx.backends.torch import generate
+
+    seen: list[str] = []
+    drawn = generate.generate
+
+    def watched(*job: Any) -> None:
+        seen.append(caplog.text)
+        drawn(*job)
+
+    monkeypatch.setattr("jdx.backends.torch.backend.generate", watched)
+    long = "{object} " + "x" * 68 + " beyond the end"
+    lab.run("method=base", f"method.prompts.generate='{long}'", "sampler.guidance_scale=3.0", "group_size=1")
+    cuts = [
+        record.getMessage() for record in caplog.records if "longer than 77 tokens" in record.getMessage()
+    ]
+    assert len(cuts) == len(set(cuts)) == 2  # "dog" and "ice cream", for both styles
+    assert all("beyond" in cut or "end" in cut for cut in cuts)
+    assert all(cut in seen[0] for cut in cuts)
