@@ -30,6 +30,7 @@ def prompt_faults(trial: TrialConfig) -> list[Fault]:
     shared = {
         "method.prior.draw": prior.draw,
         "method.prior.caption": prior.caption,
+        "method.blend.coarse.candidates.prompt": trial.method.blend.coarse.candidates.prompt,
         "method.prompts.origin": prompts.origin,
     }
     for key, text in styled.items():

@@ -22,6 +22,7 @@ from jdx.files import write_text
 from jdx.schema import plain
 from jdx.stages.adapt import Adapters, read_losses
 from jdx.stages.bench import Bench
+from jdx.stages.coarse import coarse_name
 from jdx.store import ENTRY
 
 log = logging.getLogger(__name__)
@@ -89,18 +90,24 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def put_adapters(run_dir: Path, adapters: Adapters) -> None:
-    """adapters/NN/ with the files that drawing needs; earlier snapshots below adapters/step_N/NN.
+    """adapters/NN/ with the files that drawing needs; earlier snapshots below adapters/step_N/NN, and a coarse
+    branch's below adapters/NN/coarse.
 
     Linked where the file system allows (a set of adapters is large and is never edited in place), else copied.
     """
     for style, steps in adapters.steps.items():
         last = max(steps)
         for step, folder in steps.items():
-            target = run_dir / "adapters" / ("" if step == last else f"step_{step}") / style
-            target.mkdir(parents=True, exist_ok=True)
-            for name in ADAPTER_FILES:
-                if (folder / name).is_file():
-                    _link(folder / name, target / name)
+            _put_adapter(folder, run_dir / "adapters" / ("" if step == last else f"step_{step}") / style)
+    for style, folder in adapters.coarse.items():
+        _put_adapter(folder, run_dir / "adapters" / style / "coarse")
+
+
+def _put_adapter(folder: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ADAPTER_FILES:
+        if (folder / name).is_file():
+            _link(folder / name, target / name)
 
 
 def _link(source: Path, target: Path) -> None:
@@ -126,8 +133,9 @@ def put_pictures(
 
 
 def put_losses(run_dir: Path, adapters: Adapters) -> dict[str, list[tuple[int, float]]]:
-    """losses.csv (style, step, loss) from the last snapshot of each style."""
+    """losses.csv (style, step, loss) from the last snapshot of each style, and of its coarse branch."""
     losses = {style: read_losses(steps[max(steps)]) for style, steps in sorted(adapters.steps.items())}
+    losses |= {coarse_name(style): read_losses(folder) for style, folder in sorted(adapters.coarse.items())}
     if losses:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")

@@ -157,12 +157,29 @@ class BlendDirection:
 
 
 @record
+class Candidates:
+    """Pictures that a coarse branch learns from: references redrawn by SDEdit (Meng et al. 2022)."""
+
+    per_reference: Annotated[int, Field(ge=1, le=1000)]
+    keep: Annotated[int, Field(ge=1, le=1000)]  # the best by the judges' CLIP; all of them without judges
+    strengths: Annotated[list[Annotated[float, Field(gt=0.0, le=1.0)]], Field(min_length=1)]  # in turn
+    prompt: str  # template that all styles share
+    negative_prompt: str
+    sampler: DrawSettings
+
+
+@record
 class CoarseBranch:
     """The branch that gives the composition."""
 
     prompt: str  # template; {object} and {style}
     negative_prompt: str | None = None  # null = sampler.negative_prompt
     lora_scale: Annotated[float, Field(ge=0.0, le=4.0)]  # of the style's UNet adapter in this branch
+    train: bool  # a text-encoder adapter of its own, on the candidates; else the untouched text encoder
+    steps: Steps
+    rank: Annotated[int, Field(ge=1, le=1024)]
+    lr: Rate
+    candidates: Candidates
 
 
 @record

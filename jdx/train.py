@@ -31,6 +31,9 @@ if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
     os.environ["GOMP_SPINCOUNT"] = "1000"
 
 OmegaConf.register_new_resolver("jdx", lambda path: str(ROOT / path), replace=True)
+OmegaConf.register_new_resolver(
+    "jdx_share", lambda share, whole: max(1, int(share * whole)), replace=True
+)  # ${jdx_share:0.5,${train.steps}}: recipes whose phases keep their proportion when they are made shorter
 
 USER_ERRORS = (ConfigError, DataError, BackendError)
 """Errors that speak for themselves: shown without a traceback."""

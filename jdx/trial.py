@@ -23,9 +23,10 @@ from jdx.runfolder import owned
 from jdx.schema import TrialConfig, changed, plain
 from jdx.stages.adapt import Adapters, adapt, adapter_specs
 from jdx.stages.bench import Bench
+from jdx.stages.coarse import train_coarse
 from jdx.stages.encode import crop_of, encode
-from jdx.stages.generate import Seeds, seeds_of, start_faults
-from jdx.stages.joint import joined, joint_faults
+from jdx.stages.generate import Adapted, Seeds, seeds_of, start_faults
+from jdx.stages.joint import JOINT, joined, joint_faults
 from jdx.stages.prior import class_pictures
 from jdx.stages.score import Scores, check_judges
 from jdx.stages.select import RECORD, draw_pictures, summary
@@ -219,8 +220,7 @@ def _groups(bench: Bench, run_dir: Path, seeds: Seeds, work: _Work, scores: Scor
 def _trained(bench: Bench, run_dir: Path, work: _Work) -> Adapters:
     """The adapters of these styles, put into the run folder."""
     adapters = _adapters(bench, work)
-    work.adapters.steps |= adapters.steps
-    work.adapters.failed |= adapters.failed
+    work.adapters.add(adapters)
     runfolder.put_adapters(run_dir, adapters)
     runfolder.put_losses(run_dir, work.adapters)
     return adapters
@@ -281,21 +281,30 @@ def _adapters(bench: Bench, work: _Work) -> Adapters:
         if bench.config.lora.joint:
             specs, prior_moments = joined(specs, prior_moments)
         adapters = adapt(bench, specs, moments, prior_moments, whole)
+    blend = bench.config.method.blend
+    if blend.enabled and blend.coarse.train:
+        with watch("coarse"):
+            coarse = train_coarse(bench)
+        adapters.coarse = {style: steps[max(steps)] for style, steps in coarse.steps.items()}
+        adapters.failed |= coarse.failed
+        work.add("coarse", adapters.coarse)
     work.add("train", {style: steps[max(steps)] for style, steps in adapters.steps.items()})
     for style, (step, reason) in adapters.failed.items():
         log.error("style %s stopped at step %d and is left out: %s", style, step, reason)
     return adapters
 
 
-def _drawn_styles(bench: Bench, adapters: Adapters) -> dict[str, Path | None]:
+def _drawn_styles(bench: Bench, adapters: Adapters) -> dict[str, Adapted]:
     """Whose pictures are drawn, and with what: every style, without those whose training stopped."""
     if not bench.config.method.train:
-        return {style.id: None for style in bench.challenge.styles}
-    if bench.config.lora.joint:
-        return {
-            style: steps[max(steps)] for steps in adapters.steps.values() for style in bench.challenge.ids
-        }
-    return {style: steps[max(steps)] for style, steps in adapters.steps.items()}
+        return {style: Adapted() for style in bench.challenge.ids}
+    joint = adapters.steps.get(JOINT, {}) if bench.config.lora.joint else None
+    found = {style: adapters.steps.get(style, {}) if joint is None else joint for style in bench.challenge.ids}
+    return {
+        style: Adapted(steps[max(steps)], adapters.coarse.get(style))
+        for style, steps in found.items()
+        if steps and style not in adapters.failed
+    }
 
 
 def _finish(bench: Bench, run_dir: Path, metrics: dict[str, Any], work: _Work) -> TrialResult:

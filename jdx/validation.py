@@ -290,6 +290,7 @@ def _blend_faults(trial: TrialConfig) -> list[Fault]:
     if not trial.method.train:
         remedy = "both branches would be the untouched base: method.train=true, or no blending"
         faults.append(Fault("method.blend.enabled", "true", remedy))
+    faults += _candidate_faults(trial) if blend.coarse.train else []
     remedy = "nothing would reach the fine branch, whose picture is kept"
     if not blend.c2f.layers:
         faults.append(Fault("method.blend.c2f.layers", "[]", f"{remedy}: name at least one, such as 4"))
@@ -308,6 +309,27 @@ def _enhancer_faults(trial: TrialConfig) -> list[Fault]:
     if enhancer.enabled and enhancer.weight == 0:
         remedy = "would learn nothing and add nothing: above 0 (0.01 as published), or method.enhancer.enabled=false"
         faults.append(Fault("method.enhancer.weight", "0.0", remedy))
+    return faults
+
+
+def _candidate_faults(trial: TrialConfig) -> list[Fault]:
+    """Pictures of a coarse branch that cannot be drawn or kept."""
+    key, some = "method.blend.coarse.candidates", trial.method.blend.coarse.candidates
+    faults = []
+    if some.keep > some.per_reference:
+        remedy = f"must be at most per_reference = {some.per_reference}"
+        faults.append(Fault(f"{key}.keep", str(some.keep), remedy))
+    if len(set(some.strengths)) < len(some.strengths):
+        faults.append(
+            Fault(f"{key}.strengths", str(some.strengths), "name each strength once: they take turns")
+        )
+    for strength in some.strengths:
+        if int(some.sampler.steps * strength) < 1:
+            remedy = f"leaves none of {key}.sampler.steps = {some.sampler.steps} to run"
+            faults.append(Fault(f"{key}.strengths", str(strength), remedy))
+    if not trial.lora.text_encoder.targets:
+        remedy = "the coarse branch trains them: name at least one module, such as q_proj"
+        faults.append(Fault("lora.text_encoder.targets", "[]", remedy))
     return faults
 
 

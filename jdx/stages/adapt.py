@@ -28,10 +28,20 @@ STAGE = "train"
 
 @dataclass
 class Adapters:
-    """Result of training: {style: {step: folder}}, and the styles that stopped: {style: (step, reason)}."""
+    """Result of training: {style: {step: folder}}, and the styles that stopped: {style: (step, reason)}.
+
+    coarse: {style: folder} of the adapters of coarse branches, where they are trained.
+    """
 
     steps: dict[str, dict[int, Path]] = field(default_factory=dict)
     failed: dict[str, tuple[int, str]] = field(default_factory=dict)
+    coarse: dict[str, Path] = field(default_factory=dict)
+
+    def add(self, other: Adapters) -> None:
+        """With those of other styles."""
+        self.steps |= other.steps
+        self.failed |= other.failed
+        self.coarse |= other.coarse
 
 
 @dataclass(frozen=True)

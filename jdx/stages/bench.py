@@ -69,6 +69,8 @@ class Bench:
         lora, method = self.config.lora, self.config.method
         networks = {"unet": lora.unet, "text_encoder": lora.text_encoder} if method.train else {}
         targets = {name: network.targets for name, network in networks.items() if network.rank}
+        if method.train and method.blend.enabled and method.blend.coarse.train:
+            targets["text_encoder"] = lora.text_encoder.targets
         layers = {"styleid": method.styleid.layers} if method.styleid.enabled else {}
         if method.blend.enabled:
             layers |= {"blend.c2f": method.blend.c2f.layers, "blend.f2c": method.blend.f2c.layers}

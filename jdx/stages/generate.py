@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -163,23 +163,31 @@ def start_faults(bench: Bench) -> list[Fault]:
     return faults
 
 
-def generate(bench: Bench, adapters: Mapping[str, Path | None], seeds: Seeds) -> dict[str, Path]:
-    """{style: folder of PNGs} for {style: adapter folder, or None for the untouched base}."""
+@dataclass(frozen=True)
+class Adapted:
+    """What a style is drawn with: its adapter's folder, and its coarse branch's; None = the untouched base."""
+
+    adapter: Path | None = None
+    coarse: Path | None = None
+
+
+def generate(bench: Bench, drawn: Mapping[str, Adapted], seeds: Seeds) -> dict[str, Path]:
+    """{style: folder of PNGs} for {style: the adapters it is drawn with}."""
     sampler = bench.config.sampler
     guided, enhancer = sampler.guidance_scale > 1.0, bench.config.method.enhancer
     with bench.store.workspace() as work:
-        starts = start_pictures(bench, list(adapters), work)
+        starts = start_pictures(bench, list(drawn), work)
         jobs = {
             style: StyleDrawJob(
                 style=style,
-                adapter=adapter,
+                adapter=one.adapter,
                 pictures=tuple(_picture(bench, style, prompt, n) for prompt, n in seeds[style].items()),
                 init=starts.get(style),
-                blend=_blend(bench),
-                lora_scale=1.0 if adapter is None else sampler.lora_scale,
+                blend=_blend(bench, one.coarse),
+                lora_scale=1.0 if one.adapter is None else sampler.lora_scale,
                 enhanced=enhancer.branches if enhancer.enabled and guided else "conditional",
             )
-            for style, adapter in adapters.items()
+            for style, one in drawn.items()
             if style in seeds
         }
         return draw(bench, "generate", jobs, sampler_of(sampler), sampler.resolution)
@@ -212,7 +220,7 @@ def _picture(bench: Bench, style: str, prompt: str, seed: int) -> PictureSpec:
     )
 
 
-def _blend(bench: Bench) -> BlendSpec | None:
+def _blend(bench: Bench, adapter: Path | None) -> BlendSpec | None:
     blend = bench.config.method.blend
     if not blend.enabled:
         return None
@@ -221,6 +229,7 @@ def _blend(bench: Bench) -> BlendSpec | None:
         c2f_share=blend.c2f.share,
         f2c_layers=tuple(blend.f2c.layers),
         f2c_share=blend.f2c.share,
+        adapter=adapter,
         lora_scale=blend.coarse.lora_scale,
     )
 

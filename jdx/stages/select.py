@@ -18,7 +18,7 @@ from evaluation.report import PictureScore
 from jdx.digests import file_digest
 from jdx.schema import Select, plain
 from jdx.stages.bench import Bench, Publish, make
-from jdx.stages.generate import Seeds, candidate_seeds, generate
+from jdx.stages.generate import Adapted, Seeds, candidate_seeds, generate
 from jdx.stages.score import Panel, marks
 from jdx.stages.stylise import stylise
 
@@ -54,8 +54,8 @@ class _Candidate:
     judged: Path
 
 
-def draw_pictures(bench: Bench, drawn: Mapping[str, Path | None], seeds: Seeds, watch: Watch) -> Pictures:
-    """Draw, choose among and redraw the pictures of some styles: {style: adapter folder, or None for the base}.
+def draw_pictures(bench: Bench, drawn: Mapping[str, Adapted], seeds: Seeds, watch: Watch) -> Pictures:
+    """Draw, choose among and redraw the pictures of some styles: {style: the adapters it is drawn with}.
 
     watch(stage): a block whose time is noted.
     """
@@ -81,7 +81,7 @@ def draw_pictures(bench: Bench, drawn: Mapping[str, Path | None], seeds: Seeds, 
     return Pictures(final, folders, chosen, records, {STAGE: folders, "stylise": final})
 
 
-def _draw(bench: Bench, drawn: Mapping[str, Path | None], seeds: Seeds, watch: Watch) -> dict[str, Path]:
+def _draw(bench: Bench, drawn: Mapping[str, Adapted], seeds: Seeds, watch: Watch) -> dict[str, Path]:
     with watch("generate"):
         return generate(bench, drawn, seeds)
 
@@ -92,7 +92,7 @@ def _redraw(bench: Bench, content: Mapping[str, Path], watch: Watch) -> dict[str
 
 
 def _candidates(
-    bench: Bench, drawn: Mapping[str, Path | None], seeds: Seeds, watch: Watch
+    bench: Bench, drawn: Mapping[str, Adapted], seeds: Seeds, watch: Watch
 ) -> dict[str, list[_Candidate]]:
     """{style: its candidates}; the first are the pictures of a trial without choice."""
     method = bench.config.method

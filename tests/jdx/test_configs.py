@@ -83,6 +83,28 @@ def test_recipes_carry_their_published_numbers() -> None:
         25,
         "style_{style}",
     )
+    blend = build(compose_plain("model=sd21", "experiment=styleblend"))
+    assert (blend.train.steps, blend.method.tokens.steps, blend.optim.unet.start_step) == (1000, 500, 500)
+    assert (blend.lora.unet.rank, blend.lora.text_encoder.rank, blend.optim.unet.lr) == (16, 0, 5e-4)
+    coarse = blend.method.blend.coarse
+    assert (coarse.train, coarse.steps, coarse.rank, coarse.lr, coarse.lora_scale) == (
+        True,
+        300,
+        16,
+        1e-4,
+        0.3,
+    )
+    some = coarse.candidates
+    assert (some.per_reference, some.keep, some.strengths, some.sampler.steps) == (
+        15,
+        10,
+        [0.75, 0.8, 0.85],
+        20,
+    )
+    assert (blend.method.blend.c2f.share, blend.method.blend.f2c.share, blend.sampler.steps) == (0.8, 0.6, 30)
+    pack = build(compose_plain("model=sd21", "experiment=joint_pack"))
+    assert (pack.lora.joint, pack.lora.unet.rank, pack.lora.text_encoder.rank) == (True, 28 * 32, 28 * 32)
+    assert (pack.lora.dropout, pack.optim.unet.lr, pack.train.steps) == (0.1, 1e-5, 40_000)
     best = build(compose_plain("model=sd21", "experiment=best_stack"))
     assert best.method.styleid.enabled
     assert best.method.prior.weight == 1.0

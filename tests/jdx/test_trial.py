@@ -64,6 +64,8 @@ def lab(
         f"evaluation.judges={tiny_judges}", "tracker=none", "train.steps=4", "train.checkpoint_every=0",
         "train.crop.variants=2", "train.log_every=2", "sampler.steps=2", "lora.rank=2", "quiet=true",
         "backend.device=cpu", "sampler.guidance_scale=7.5", "optim.unet.lr=0.01",
+        "method.blend.coarse.steps=2", "method.blend.coarse.candidates.per_reference=2",
+        "method.blend.coarse.candidates.keep=1", "method.blend.coarse.candidates.sampler.steps=2",
     )  # fmt: skip
 
 
@@ -466,3 +468,28 @@ def test_one_style_has_no_joint_adapter_and_several_must_be_told_apart(lab: Lab)
         lab.run("lora=joint", "method.prompts.train='a {object}'", "method.prompts.generate='an {object}'")
     assert [fault.key for fault in caught.value.faults] == ["method.prompts.train", "method.prompts.generate"]
     assert not (lab.root / "store" / "encode").exists()
+
+
+def test_styleblend_from_end_to_end(lab: Lab, tiny_sd: Path) -> None:
+    """Learnt word, UNet adapter, coarse branch on chosen candidates; each branch's part changes the pictures."""
+    recipe = ("experiment=styleblend", "sampler.steps=5", "train.steps=4", "method.blend.coarse.lr=0.05")
+    _, run = lab.run(*recipe)
+    files = sorted(p.relative_to(run / "adapters").as_posix() for p in (run / "adapters" / "05").rglob("*.*"))
+    lora, word = "pytorch_lora_weights.safetensors", "learned_embeds.safetensors"
+    assert files == sorted([f"05/{lora}", f"05/{word}", f"05/coarse/{lora}"])
+    assert {key.split(".")[0] for key in load_file(run / "adapters" / "05" / lora)} == {"unet"}
+    assert {key.split(".")[0] for key in load_file(run / "adapters" / "05" / "coarse" / lora)} == {
+        "text_encoder"
+    }
+    assert made(run)["kept"] == {"made": 2, "reused": 0}
+    base = pixels(run / "images")
+    for change in (
+        "method.blend.coarse.train=false",
+        "method.blend.enabled=false",
+        "method.blend.c2f.share=0.2",
+    ):
+        _, other = lab.run(*recipe, change)
+        assert made(other)["train"]["made"] == 0
+        drawn = pixels(other / "images")
+        assert drawn.keys() == base.keys()
+        assert not any(np.array_equal(drawn[name], base[name]) for name in base), change

@@ -128,6 +128,18 @@ def test_blending_needs_two_different_branches_that_meet() -> None:
     assert "nothing would reach the fine branch" in faults["method.blend.c2f.share"]
 
 
+def test_candidates_that_cannot_be_drawn_or_kept_are_told() -> None:
+    key = "method.blend.coarse.candidates"
+    faults = faults_of(
+        "method=blend", "method.blend.coarse.train=true", f"{key}.keep=16", f"{key}.strengths=[0.04,0.8,0.8]",
+        key + ".prompt='a {style}'", "lora.text_encoder.targets=[]",
+    )  # fmt: skip
+    assert "at most per_reference = 15" in faults[f"{key}.keep"]
+    assert f"leaves none of {key}.sampler.steps = 20" in faults[f"{key}.strengths"]
+    assert "unknown placeholder {style}" in faults[f"{key}.prompt"]
+    assert "the coarse branch trains them" in faults["lora.text_encoder.targets"]
+
+
 def test_a_joint_adapter_is_trained_and_has_nothing_that_belongs_to_one_style() -> None:
     faults = faults_of("lora=joint", "method=base", "method.enhancer.enabled=true")
     assert "nothing is trained" in faults["lora.joint"]
