@@ -299,7 +299,9 @@ def _drawn_styles(bench: Bench, adapters: Adapters) -> dict[str, Adapted]:
     if not bench.config.method.train:
         return {style: Adapted() for style in bench.challenge.ids}
     joint = adapters.steps.get(JOINT, {}) if bench.config.lora.joint else None
-    found = {style: adapters.steps.get(style, {}) if joint is None else joint for style in bench.challenge.ids}
+    found = {
+        style: adapters.steps.get(style, {}) if joint is None else joint for style in bench.challenge.ids
+    }
     return {
         style: Adapted(steps[max(steps)], adapters.coarse.get(style))
         for style, steps in found.items()
