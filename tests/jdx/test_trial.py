@@ -472,7 +472,13 @@ def test_one_style_has_no_joint_adapter_and_several_must_be_told_apart(lab: Lab)
 
 def test_styleblend_from_end_to_end(lab: Lab, tiny_sd: Path) -> None:
     """Learnt word, UNet adapter, coarse branch on chosen candidates; each branch's part changes the pictures."""
-    recipe = ("experiment=styleblend", "sampler.steps=5", "train.steps=2", "data.styles=[5]", "method.blend.coarse.lr=0.05")
+    recipe = (
+        "experiment=styleblend",
+        "sampler.steps=5",
+        "train.steps=2",
+        "data.styles=[5]",
+        "method.blend.coarse.lr=0.05",
+    )
     _, run = lab.run(*recipe)
     files = sorted(p.relative_to(run / "adapters").as_posix() for p in (run / "adapters" / "05").rglob("*.*"))
     lora, word = "pytorch_lora_weights.safetensors", "learned_embeds.safetensors"
