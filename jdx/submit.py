@@ -55,6 +55,27 @@ def faults(run: Path, prompts: dict[str, list[str]], size: int = SIZE) -> list[F
     return found
 
 
+def set_faults(prompts: dict[str, list[str]], name: str) -> list[Fault]:
+    """What keeps a run from being the whole of the contest's set A or B: styles 00, 01, ... with 25 prompts each."""
+    styles, count = SETS[name]
+    expected = [f"{number:02d}" for number in range(styles)]
+    found = [
+        Fault(style, "", f"not drawn; set {name} has styles {expected[0]} to {expected[-1]}")
+        for style in expected
+        if style not in prompts
+    ]
+    found += [
+        Fault(style, "", f"not a style of set {name}") for style in sorted(set(prompts) - set(expected))
+    ]
+    return found + [
+        Fault(
+            style, f"{len(words)} prompts", f"set {name} has {count}; was the run made with data.max_prompts?"
+        )
+        for style, words in sorted(prompts.items())
+        if style in expected and len(words) != count
+    ]
+
+
 def _picture_faults(path: Path, size: int) -> list[Fault]:
     if not path.is_file():
         return [Fault(str(path), "", "missing: the run is not complete")]
@@ -110,12 +131,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--size", type=int, default=SIZE, help="pixels that pictures must have (default: %(default)s)"
     )
+    parser.add_argument(
+        "--set", choices=sorted(SETS), help="refuse a run that is not the whole of the contest's set"
+    )
     parser.add_argument("--force", action="store_true", help="replace an archive that is there")
     options = parser.parse_args(arguments)
     target = options.out or options.run / "result.zip"
     try:
         prompts = wanted(options.run)
         found = faults(options.run, prompts, options.size)
+        found += set_faults(prompts, options.set) if options.set else []
         if target.exists() and not options.force:
             found.append(Fault("--out", str(target), "is there already: --force replaces it"))
         if not target.parent.is_dir():

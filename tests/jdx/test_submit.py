@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from jdx.submit import main, remark
+from jdx.submit import main, remark, set_faults
 
 PROMPTS = {"00": ["Dog", "Ice cream"], "01": ["Cat"]}
 
@@ -80,3 +80,18 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(("styles", "name"), [(15, "set A, complete"), (28, "set B, complete")])
 def test_the_contest_s_sets_are_known_by_their_counts(styles: int, name: str) -> None:
     assert remark({f"{n:02d}": [str(k) for k in range(25)] for n in range(styles)}) == name
+
+
+def test_a_part_of_a_set_is_refused_where_the_whole_is_asked_for(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(run), "--set", "A"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("15 faults in the submission")  # 13 styles are not there, two have too few prompts
+    assert "14\n      not drawn; set A has styles 00 to 14" in told
+    assert "01 = 1 prompts" in told
+    assert not (run / "result.zip").exists()
+    whole = {f"{n:02d}": [str(k) for k in range(25)] for n in range(15)}
+    assert set_faults(whole, "A") == []
+    (fault,) = set_faults(whole | {"15": ["x"]}, "A")
+    assert fault.key == "15"
