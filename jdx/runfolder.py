@@ -163,7 +163,7 @@ def record(
         "environment": bench.backend.describe(),
         "identity": dict(bench.identity),
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
-        "stages": bench.made,
+        "stages": {stage: {k: max(0, n) for k, n in tally.items()} for stage, tally in bench.made.items()},
         "failed_styles": {
             style: {"step": step, "reason": reason} for style, (step, reason) in failed.items()
         },

@@ -387,6 +387,8 @@ class Backend:
 
     name: Literal["torch"]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    # Several devices: each makes a share of the styles. auto = all GPUs that are visible, if device is auto
+    devices: Literal["auto"] | list[Annotated[str, Field(pattern=r"^(cpu|cuda:\d+)$")]] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto = bfloat16 on a GPU, float32 on a CPU
     micro_batch: Annotated[int, Field(ge=0)] = 0  # training samples in one pass; 0 = by memory
     draw_batch: Annotated[int, Field(ge=0)] = 0  # pictures drawn in one pass; 0 = by memory

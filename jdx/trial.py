@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from jdx.progress import Progress
 from jdx.report.page import write_report
 from jdx.runfolder import owned
 from jdx.schema import TrialConfig, changed, plain
+from jdx.shards import Crew, Failed, devices_of
 from jdx.stages.adapt import Adapters, adapt, adapter_specs
 from jdx.stages.bench import Bench
 from jdx.stages.coarse import train_coarse
@@ -76,8 +77,9 @@ def run(config: TrialConfig, run_dir: Path, challenge: ChallengeSet | None = Non
         Progress(quiet=config.quiet) as progress,
     ):
         run_dir.mkdir(parents=True, exist_ok=True)
-        bench, seeds = _open(config, read_set(config) if challenge is None else challenge, progress)
-        with owned(run_dir):
+        bench, seeds = open_bench(config, read_set(config) if challenge is None else challenge, progress)
+        with owned(run_dir), Crew(devices_of(config)) as crew:
+            bench = replace(bench, crew=crew)
             bench.tracker.start(_run_info(config, run_dir))
             try:
                 return _stages(bench, run_dir, seeds)
@@ -100,12 +102,12 @@ def read_set(config: TrialConfig) -> ChallengeSet:
     )
 
 
-def _open(config: TrialConfig, challenge: ChallengeSet, progress: Progress) -> tuple[Bench, Seeds]:
+def open_bench(config: TrialConfig, challenge: ChallengeSet, progress: Progress) -> tuple[Bench, Seeds]:
     """Make the tools and draw the seeds, and look for every fault that can be seen without loading weights."""
     settings = config.backend
-    backend = make_backend(
-        settings.name, device=settings.device, dtype=settings.dtype, threads=settings.threads
-    )
+    devices = devices_of(config)
+    device = devices[0] if len(devices) > 1 else settings.device
+    backend = make_backend(settings.name, device=device, dtype=settings.dtype, threads=settings.threads)
     model = ModelSpec(config.model.path, config.model.revision, config.model.variant)
     store = Store(config.store.root)
     bench = Bench(config, challenge, backend, store, progress, make_tracker(config.tracker), model, {})
@@ -210,11 +212,19 @@ def _groups(bench: Bench, run_dir: Path, seeds: Seeds, work: _Work, scores: Scor
         if start and watcher.stopping():
             work.stopped = True
             return
-        part = bench.part(order[start : start + size])
+        part = bench.part(_shared(bench, order[start : start + size], seeds, work))
         _group(part, joint or _trained(part, run_dir, work), run_dir, seeds, work, scores)
     if bench.config.method.train and not work.adapters.steps:
         reasons = "; ".join(f"{s}: {why} (step {n})" for s, (n, why) in work.adapters.failed.items())
         raise BackendError(f"training stopped for every style: {reasons}. Try a lower optim.unet.lr.")
+
+
+def _shared(bench: Bench, styles: list[str], seeds: Seeds, work: _Work) -> list[str]:
+    """Let further devices make their share of some styles; returns the styles whose training did not stop."""
+    with work.watch("shards"):
+        stopped = bench.crew.make(bench, styles, seeds, make_pictures)
+    work.adapters.failed |= stopped
+    return [style for style in styles if style not in stopped]
 
 
 def _trained(bench: Bench, run_dir: Path, work: _Work) -> Adapters:
@@ -242,6 +252,14 @@ def _group(
         runfolder.write_json(run_dir / RECORD, {**summary(bench), "styles": work.chosen})
     with watch("score"):
         scores.add(placed)
+
+
+def make_pictures(bench: Bench, styles: Collection[str], seeds: Seeds) -> Failed:
+    """Everything up to the pictures of some styles, into the store; returns those whose training stopped."""
+    part = bench.part(styles)
+    adapters = _adapters(bench if bench.config.lora.joint else part, _Work())
+    draw_pictures(part, _drawn_styles(part, adapters), seeds, _Watch())
+    return adapters.failed
 
 
 def _metrics(bench: Bench, work: _Work, scores: Scores) -> dict[str, Any]:

@@ -143,6 +143,7 @@ def did_you_mean(key: str, valid: Iterable[str] | None = None) -> str:
 def contradictions(trial: TrialConfig) -> list[Fault]:
     """Faults that need two settings to see."""
     return [
+        *_device_faults(trial),
         *_training_faults(trial),
         *prompt_faults(trial),
         *_method_faults(trial),
@@ -151,6 +152,14 @@ def contradictions(trial: TrialConfig) -> list[Fault]:
         *_joint_faults(trial),
         *_file_faults(trial),
     ]
+
+
+def _device_faults(trial: TrialConfig) -> list[Fault]:
+    backend = trial.backend
+    if backend.devices == "auto" or not backend.devices or backend.device == "auto":
+        return []
+    what = f"backend.device = {backend.device} names the one device; leave it at auto, or backend.devices=[]"
+    return [Fault("backend.devices", str(backend.devices), what)]
 
 
 def _training_faults(trial: TrialConfig) -> list[Fault]:

@@ -13,6 +13,7 @@ from jdx.backends.base import Backend, ModelSpec
 from jdx.errors import ConfigError
 from jdx.progress import Progress
 from jdx.schema import TrialConfig
+from jdx.shards import Crew, NotMadeError
 from jdx.stages.wording import Wording, token_of
 from jdx.store import Store, key_of
 from jdx.tracking.base import Tracker
@@ -46,6 +47,8 @@ class Bench:
     made: dict[str, dict[str, int]] = field(default_factory=dict)  # stage -> {"made": n, "reused": n}
     looked: list[bool] = field(default_factory=list)  # filled when `look_ahead` found nothing
     kept: dict[str, Any] = field(default_factory=dict)  # what is loaded once for all parts of the trial
+    crew: Crew = field(default_factory=lambda: Crew([]))  # further devices
+    dry: bool = False  # only to see whether the store has everything: a stage that would compute raises
 
     @cached_property
     def wording(self) -> Wording:
@@ -62,8 +65,11 @@ class Bench:
         """Once, before the first stage that computes: are all modules there that later stages will name?
 
         Not at the start of every trial: the libraries that know take seconds to import, and a trial whose
-        stages are all in the store never needs them. Raises: ConfigError with every unknown name.
+        stages are all in the store never needs them. Raises: ConfigError with every unknown name; NotMadeError on
+        a dry bench.
         """
+        if self.dry:
+            raise NotMadeError
         if self.looked:
             return
         lora, method = self.config.lora, self.config.method

@@ -1,0 +1,258 @@
+"""One trial on several devices: each makes a share of the styles, and the store brings them together.
+
+The first device is this process's own; every other one gets a process (`python -m jdx.shards`) that runs the stages
+from encoding to drawing for its styles and publishes them in the store. Then the trial goes on as ever and finds
+everything made. A style's result does not depend on its company, so neither does it on the number of devices.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from jdx import ROOT
+from jdx.errors import BackendError
+from jdx.schema import TrialConfig, changed, plain
+from jdx.tracking.base import RunInfo, Tracker
+
+if TYPE_CHECKING:
+    from jdx.stages.bench import Bench
+
+log = logging.getLogger(__name__)
+
+Seeds = Mapping[str, Mapping[str, int]]
+Failed = dict[str, tuple[int, str]]
+"""{style: (step, reason)} of styles whose training stopped."""
+Make = Callable[["Bench", Sequence[str], Any], Failed]
+"""Runs the stages from encoding to drawing for some styles of a bench."""
+
+
+def devices_of(config: TrialConfig) -> list[str]:
+    """The devices that share a trial's styles; one or none: nothing is shared."""
+    settings = config.backend
+    if settings.devices != "auto":
+        return list(settings.devices)
+    if settings.device != "auto":
+        return [settings.device]
+    import torch
+
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+
+
+class NotMadeError(Exception):
+    """A stage would have to compute."""
+
+
+class Crew:
+    """The processes of the further devices, started when there is something to share. Use as a context manager."""
+
+    def __init__(self, devices: Sequence[str]):
+        self._devices = devices
+        self._shards: list[_Shard] = []
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for shard in self._shards:
+            shard.end()
+
+    def make(self, bench: Bench, styles: Sequence[str], seeds: Seeds, make: Make) -> Failed:
+        """Have everything made that the store lacks for some styles of a bench; returns those that stopped.
+
+        Raises: BackendError when a device's process fails; what the others have published is kept.
+        """
+        if len(self._devices) < 2:
+            return {}
+        todo = [style for style in styles if not _is_made(bench, style, seeds, make)]
+        if len(todo) < 2:
+            return {}
+        own, *others = shares(todo, len(self._devices))
+        self._hire(bench, len(others))
+        for shard, share in zip(self._shards, others, strict=False):
+            shard.order(bench, seeds, share)
+        ours = replace(bench, made={})
+        answers = [_Answer(make(ours, own, seeds), ours.made, [])]
+        answers += [shard.answer() for shard, _ in zip(self._shards, others, strict=False)]
+        failed: Failed = {}
+        for answer in answers:
+            failed |= answer.failed
+            _count(bench, answer)
+        return failed
+
+    def _hire(self, bench: Bench, count: int) -> None:
+        for device in self._devices[len(self._shards) + 1 : count + 1]:
+            self._shards.append(_Shard(device, bench))
+
+
+def shares(styles: Sequence[str], count: int) -> list[list[str]]:
+    """The styles dealt out to `count` devices, or fewer if there are fewer styles."""
+    return [list(styles[start::count]) for start in range(min(count, len(styles)))]
+
+
+def _is_made(bench: Bench, style: str, seeds: Seeds, make: Make) -> bool:
+    try:
+        make(replace(bench, made={}, dry=True), [style], seeds)
+    except NotMadeError:
+        return False
+    return True
+
+
+@dataclass
+class _Answer:
+    failed: Failed
+    made: Mapping[str, Mapping[str, int]]
+    losses: Sequence[tuple[int, Mapping[str, float]]]
+
+
+def _count(bench: Bench, answer: _Answer) -> None:
+    """What a share made is new, although the trial will find it in the store; its losses go to the tracker."""
+    for stage, tally in answer.made.items():
+        bench.count(stage, tally["made"], -tally["made"])
+    for step, losses in answer.losses:
+        bench.tracker.log_losses(step, losses)
+
+
+class _Shard:
+    """The process of one device; orders go in by its stdin, answers come back by a pipe of their own."""
+
+    def __init__(self, device: str, bench: Bench):
+        self._device = device
+        self._dtype = bench.backend.describe()[
+            "dtype"
+        ]  # cards may differ in what auto means, results must not
+        answers, theirs = os.pipe()
+        self._answers: IO[str] = os.fdopen(answers, encoding="utf-8")
+        env = dict(os.environ)
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [env.get("PYTHONPATH"), str(ROOT)]))
+        if device.startswith("cuda"):
+            env["CUDA_VISIBLE_DEVICES"] = _visible(device)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "jdx.shards", str(theirs)],
+            env=env,
+            stdin=subprocess.PIPE,
+            pass_fds=[theirs],
+            text=True,
+        )
+        os.close(theirs)
+
+    def order(self, bench: Bench, seeds: Seeds, styles: Sequence[str]) -> None:
+        config = bench.config
+        device = "cuda" if self._device.startswith("cuda") else self._device
+        backend = changed(config.backend, device=device, devices=[], dtype=self._dtype)
+        tracker = changed(config.tracker, name="none")
+        order = {
+            "config": plain(changed(config, backend=backend, tracker=tracker, quiet=True)),
+            "seeds": seeds,
+            "styles": list(styles),
+        }
+        log.info("%s makes %s", self._device, ", ".join(styles))
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._death() from None
+
+    def answer(self) -> _Answer:
+        line = self._answers.readline()
+        if not line.endswith("\n"):
+            raise self._death()
+        answer = json.loads(line)
+        if "error" in answer:
+            raise BackendError(f"{self._device}: {answer['error']}")
+        failed = {style: (int(step), str(reason)) for style, (step, reason) in answer["failed"].items()}
+        return _Answer(failed, answer["made"], answer["losses"])
+
+    def _death(self) -> BackendError:
+        code = self._process.wait()
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return BackendError(
+            f"the process of {self._device} ended by {how}; what it had finished is kept. With "
+            "backend.devices=[] one device makes all styles."
+        )
+
+    def end(self) -> None:
+        """Its stdin closes; one that still works is ended, since nobody waits for it."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.close()
+        except BrokenPipeError:
+            log.debug("%s had ended before", self._device)
+        self._answers.close()
+        self._process.terminate()
+        try:
+            self._process.wait(10.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def _visible(device: str) -> str:
+    """What CUDA_VISIBLE_DEVICES says for one of the devices that this process sees."""
+    index = int(device.partition(":")[2] or 0)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",")[index].strip() if visible else str(index)
+
+
+class _Losses(Tracker):
+    """Keeps the losses for the tracker of the trial."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, Mapping[str, float]]] = []
+
+    def log_losses(self, step: int, losses: Mapping[str, float]) -> None:
+        self.rows.append((step, dict(losses)))
+
+    def start(self, run: RunInfo) -> None:
+        return
+
+    def log_style(self, style: str, metrics: Mapping[str, float]) -> None:
+        return
+
+    def finish(self, *, metrics: Mapping[str, object], run_dir: Path, status: str) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+def main() -> None:
+    """The process of one device: a line in is an order, a line out its answer; the end of stdin is the end."""
+    answers = os.fdopen(int(sys.argv[1]), "w", encoding="utf-8")
+    os.set_inheritable(answers.fileno(), False)
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    for line in sys.stdin:
+        try:
+            answer = _obey(json.loads(line))
+        except Exception as error:
+            log.exception("a share of the styles failed")
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def _obey(order: Mapping[str, Any]) -> dict[str, Any]:
+    from jdx import trial, validation
+    from jdx.disk import told
+    from jdx.progress import Progress
+
+    config = validation.build(order["config"])
+    store = {"store": Path(config.store.root).expanduser().absolute()}
+    with told(store), Progress(quiet=True) as progress:
+        bench, _ = trial.open_bench(config, trial.read_set(config), progress)
+        losses = _Losses()
+        bench = replace(bench, tracker=losses)
+        failed = trial.make_pictures(bench, order["styles"], order["seeds"])
+    return {"failed": failed, "made": bench.made, "losses": losses.rows}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""One trial on several devices: two processes on the CPU stand for two cards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jdx import shards, validation
+from jdx.errors import BackendError, ConfigError
+from jdx.shards import Crew, shares
+from jdx.stages.bench import Bench
+from tests.configs import compose_plain
+from tests.jdx.test_trial import Lab, challenge, lab, made, pixels
+
+__all__ = ["challenge", "lab"]
+
+TWO = ("backend.device=auto", "backend.devices=[cpu,cpu]")
+
+
+def adapters(folder: Path) -> dict[str, bytes]:
+    """Every adapter's bytes."""
+    files = (folder / "adapters").rglob("*.safetensors")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(files)}
+
+
+@pytest.mark.slow
+def test_two_devices_make_what_one_makes(lab: Lab) -> None:
+    settings = (
+        "method=styleid_db",
+        "method.styleid.steps=3",
+        "method.prior.weight=1",
+        "method.prior.per_word=1",
+    )
+    _, one = lab.run(*settings, "group_size=1")  # the same styles in a batch: none beside it
+    result, two = lab.run(*settings, *TWO, f"store.root={lab.root / 'other'}")
+    assert adapters(two) == adapters(one)
+    ours, theirs = pixels(two), pixels(one)
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    scores = [json.loads((run / "metrics.json").read_text())["styles"] for run in (one, two)]
+    assert scores[0] == scores[1]
+    assert made(two)["train"] == {"made": 2, "reused": 0}
+    assert made(two)["generate"] == {"made": 2, "reused": 0}
+    assert (two / "losses.csv").read_text() == (one / "losses.csv").read_text()
+    again, three = lab.run(*settings, *TWO, f"store.root={lab.root / 'other'}")
+    assert again.final_score == result.final_score
+    assert made(three)["train"] == {"made": 0, "reused": 2}
+
+
+def test_what_the_store_has_needs_no_further_process(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.run()
+    monkeypatch.setattr(shards, "_Shard", None)  # to start one would fail
+    _, run = lab.run(*TWO)
+    assert made(run)["train"] == {"made": 0, "reused": 2}
+
+
+class Stopping:
+    """A device on which every training stops."""
+
+    def __init__(self, device: str, bench: Bench):
+        self.device, self.styles = device, [""]
+
+    def order(self, bench: Bench, seeds: shards.Seeds, styles: Sequence[str]) -> None:
+        self.styles = list(styles)
+
+    def answer(self) -> shards._Answer:
+        failed = dict.fromkeys(self.styles, (3, "the loss is nan"))
+        return shards._Answer(
+            failed, {"train": {"made": len(failed), "reused": 0}}, [(1, {self.styles[0]: 0.5})]
+        )
+
+    def end(self) -> None:
+        return
+
+
+def test_a_style_that_stops_on_another_device_is_told(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "_Shard", Stopping)
+    result, run = lab.run(*TWO)
+    assert result.failed == {"05": (3, "the loss is nan")}
+    assert {name.split("/")[0] for name in pixels(run / "images")} == {"00"}
+    record = json.loads((run / "trial.json").read_text())
+    assert record["failed_styles"] == {"05": {"step": 3, "reason": "the loss is nan"}}
+    assert record["stages"]["train"] == {"made": 2, "reused": 0}
+
+
+def test_a_dead_device_is_told_and_the_others_work_is_kept(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards.sys, "executable", "/bin/false")  # type: ignore[attr-defined]
+    with pytest.raises(BackendError, match=r"the process of cpu ended by exit code 1.*backend\.devices=\[\]"):
+        lab.run(*TWO)
+    monkeypatch.undo()
+    _, run = lab.run()
+    assert made(run)["train"] == {"made": 1, "reused": 1}
+
+
+def test_styles_are_dealt_out() -> None:
+    assert shares(["a", "b", "c", "d", "e"], 2) == [["a", "c", "e"], ["b", "d"]]
+    assert shares(["a", "b"], 8) == [["a"], ["b"]]
+
+
+def test_one_device_shares_nothing() -> None:
+    with Crew(["cuda:0"]) as crew:
+        assert crew.make(None, [], {}, None) == {}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "devices"),
+    [
+        (("backend.device=cpu",), ["cpu"]), (TWO, ["cpu", "cpu"]), (("backend.devices=[]",), []),
+        (("backend.devices=[cuda:1,cuda:3]",), ["cuda:1", "cuda:3"]),
+    ],
+)  # fmt: skip
+def test_devices_of_a_trial(settings: tuple[str, ...], devices: list[str]) -> None:
+    assert shards.devices_of(validation.build(compose_plain(*settings))) == devices
+
+
+def test_a_further_device_sees_its_card_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert shards._visible("cuda:2") == "2"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-aa, GPU-bb")
+    assert shards._visible("cuda:1") == "GPU-bb"
+
+
+def test_one_device_and_several_contradict() -> None:
+    with pytest.raises(ConfigError, match="leave it at auto"):
+        validation.build(compose_plain("backend.device=cuda:0", "backend.devices=[cuda:0,cuda:1]"))
