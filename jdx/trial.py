@@ -213,6 +213,8 @@ def _groups(bench: Bench, run_dir: Path, seeds: Seeds, work: _Work, scores: Scor
             work.stopped = True
             return
         part = bench.part(_shared(bench, order[start : start + size], seeds, work))
+        if not part.challenge.styles:
+            continue
         _group(part, joint or _trained(part, run_dir, work), run_dir, seeds, work, scores)
     if bench.config.method.train and not work.adapters.steps:
         reasons = "; ".join(f"{s}: {why} (step {n})" for s, (n, why) in work.adapters.failed.items())
