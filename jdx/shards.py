@@ -78,7 +78,7 @@ class Crew:
         self._hire(bench, len(others))
         for shard, share in zip(self._shards, others, strict=False):
             shard.order(bench, seeds, share)
-        ours = replace(bench, made={})
+        ours = _beside(bench)
         answers = [_Answer(make(ours, own, seeds), ours.made, [])]
         answers += [shard.answer() for shard, _ in zip(self._shards, others, strict=False)]
         failed: Failed = {}
@@ -97,9 +97,14 @@ def shares(styles: Sequence[str], count: int) -> list[list[str]]:
     return [list(styles[start::count]) for start in range(min(count, len(styles)))]
 
 
+def _beside(bench: Bench) -> Bench:
+    """The same tools with a tally of its own; what it loads for itself is its own too."""
+    return replace(bench, made={}, kept={})
+
+
 def _is_made(bench: Bench, style: str, seeds: Seeds, make: Make) -> bool:
     try:
-        make(replace(bench, made={}, dry=True), [style], seeds)
+        make(replace(_beside(bench), dry=True), [style], seeds)
     except NotMadeError:
         return False
     return True
