@@ -26,7 +26,7 @@ def window_faults(trial: TrialConfig) -> list[Fault]:
         if start >= steps:
             allowed = f"must be below train.steps = {steps}, or this network's adapter never learns"
             faults.append(Fault(f"optim.{name}.start_step", str(start), allowed))
-    if not begins and not method.tokens.vectors:
+    if not begins and not method.tokens.vectors and not method.enhancer.enabled:
         allowed = (
             "nothing would be trained: give lora.rank, lora.text_encoder.rank or method.tokens.vectors at least 1, "
             "or use method=base"

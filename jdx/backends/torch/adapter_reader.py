@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from jdx.backends.torch import token_files
 from jdx.backends.torch.adapters import FILE, HEADER, Adapter, LoraPair
+from jdx.backends.torch.enhancer import load_enhancer
 from jdx.backends.torch.lora_keys import LoraKey, Network, canonical_te_path, parse, unflatten
 from jdx.backends.torch.models import Models
 from jdx.errors import ConfigError, Fault
@@ -32,15 +33,17 @@ SHOWN = 8
 def load_adapter(path: Path, models: Models) -> Adapter:
     """All that a style has learnt, from a folder (any of the files of its parts) or one file of LoRA weights.
 
-    Raises: ConfigError when a file is not for this base or cannot be used; see `load_lora` and `load_tokens`.
+    Raises: ConfigError when a file is not for this base or cannot be used; see `load_lora`, `load_tokens`
+    and `load_enhancer`.
     """
     path = Path(path)
-    word = path / token_files.FILE
-    if not word.is_file():
+    word, enhancer = path / token_files.FILE, load_enhancer(path, models)
+    if not word.is_file() and enhancer is None:
         return load_lora(path, models)
     width = models.text_encoder.get_input_embeddings().weight.shape[1]
     lora = load_lora(path, models) if any((path / name).is_file() for name in LORA_FILES) else Adapter()
-    return replace(lora, tokens=token_files.load_tokens(word, width))
+    tokens = token_files.load_tokens(word, width) if word.is_file() else None
+    return replace(lora, tokens=tokens, enhancer=enhancer)
 
 
 def load_lora(path: Path, models: Models) -> Adapter:

@@ -75,7 +75,7 @@ class Adapter:
 
 def write_adapter(folder: Path, adapter: Adapter) -> None:
     """Write each part of an adapter into `folder`, in the file that other tools expect it in."""
-    if adapter.unet or adapter.text_encoder or adapter.tokens is None:
+    if adapter.unet or adapter.text_encoder or (adapter.tokens is None and adapter.enhancer is None):
         save_adapter(folder, adapter.unet, adapter.text_encoder, adapter.metadata)
     if adapter.enhancer is not None:
         about = {**adapter.metadata, **adapter.enhancer.metadata}

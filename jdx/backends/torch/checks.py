@@ -101,8 +101,9 @@ def _resume(job: TrainJob) -> Iterator[Fault]:
 
 def _adapter(adapter: AdapterSpec) -> Iterator[Fault]:
     of = f"adapter {adapter.style}: "
-    if adapter.unet.rank == 0 and adapter.text_encoder.rank == 0 and adapter.tokens is None:
-        yield Fault(of + "rank", "0", "one of the two networks needs a rank above 0, or the style a word")
+    if not trained_windows(adapter):
+        allowed = "one of the two networks needs a rank above 0, or the style a word or an enhancer"
+        yield Fault(of + "rank", "0", allowed)
     networks = {
         "unet": (adapter.unet, adapter.unet_lr),
         "text_encoder": (adapter.text_encoder, adapter.text_encoder_lr),

@@ -17,9 +17,10 @@ from torch import Tensor
 from data.challenge import load_picture
 from jdx.backends.base import GenerateJob, InitSpec, OnStyle, PictureSpec, StyleDrawJob
 from jdx.backends.torch.adapter_reader import load_adapter
+from jdx.backends.torch.adapters import Adapter
 from jdx.backends.torch.blend import Blending, blend_faults, branch_weights
 from jdx.backends.torch.devices import in_batches, pictures_that_fit
-from jdx.backends.torch.enhancer import add, load_enhancer
+from jdx.backends.torch.enhancer import add
 from jdx.backends.torch.merge import unet_weights, worn
 from jdx.backends.torch.models import Models
 from jdx.backends.torch.pictures import PictureWriter, to_pixels
@@ -142,22 +143,20 @@ class Drawer:
             return []
         with torch.no_grad(), ExitStack() as adapted:
             coarse_text = self._coarse_embeddings(style, todo)
-            adapted.enter_context(self._adapted(style))
+            adapter = load_adapter(style.adapter, self.models) if style.adapter is not None else Adapter()
+            adapted.enter_context(self._adapted(style, adapter))
             text = self._embeddings([word for one in todo for word in _texts(one)])
             moments = self._start_moments(style.init) if style.init is not None else None
-            ready = Prepared(style, folder, text, coarse_text, moments, self._biases(style))
+            ready = Prepared(style, folder, text, coarse_text, moments, self._biases(style, adapter))
             batch = partial(self._batch, ready=ready)
             size = self._batch_size(len(todo), blended=style.blend is not None)
             started = in_batches(todo, size, batch, f"drawing style {style.style}")
         return [future for futures in started for future in futures]
 
     @contextmanager
-    def _adapted(self, style: StyleDrawJob) -> Iterator[None]:
+    def _adapted(self, style: StyleDrawJob, adapter: Adapter) -> Iterator[None]:
         """The style's adapter in the networks; with blending the coarse branch's rows have it at their own scale."""
-        if style.adapter is None:
-            yield
-            return
-        adapter, blend = load_adapter(style.adapter, self.models), style.blend
+        blend = style.blend
         differ = blend is not None and blend.lora_scale != style.lora_scale
         coarse = unet_weights(self.models, adapter, blend.lora_scale) if blend and differ else {}
         with (
@@ -202,12 +201,11 @@ class Drawer:
         with worn(self.models, adapter):
             return self._embeddings(texts)
 
-    def _biases(self, style: StyleDrawJob) -> tuple[Tensor | None, Tensor | None]:
+    def _biases(self, style: StyleDrawJob, adapter: Adapter) -> tuple[Tensor | None, Tensor | None]:
         """`Prepared.biases`; StyleBlend's coarse branch, which has prompts of its own, gets none."""
-        enhancer = load_enhancer(style.adapter, self.models) if style.adapter is not None else None
-        if enhancer is None:
+        if adapter.enhancer is None:
             return None, None
-        bias = enhancer.bias().to(self.models.device)
+        bias = adapter.enhancer.bias().to(self.models.device)
         return bias, bias if style.enhanced == "both" else None
 
     def _start_moments(self, init: InitSpec) -> tuple[Tensor, Tensor]:
@@ -236,11 +234,7 @@ class Drawer:
 
     def _sample(self, run: Run, latents: Tensor, pictures: Sequence[PictureSpec], ready: Prepared) -> Tensor:
         """The pictures' clean latents; both branches start from the same ones, and the fine one's are kept."""
-        text, negative = _contexts(pictures, ready.text)
-        text, negative = (
-            states if bias is None else add(states, bias)
-            for states, bias in zip((text, negative), ready.biases, strict=True)
-        )
+        text, negative = _contexts(pictures, ready)
         scale, blend = self.job.sampler.guidance_scale, ready.style.blend
         if blend is None:
             return sample(self.models, run, latents, text, negative, scale)
@@ -263,11 +257,18 @@ def _texts(picture: PictureSpec) -> tuple[str, ...]:
     return own if picture.plain is None else (*own, picture.plain.prompt, picture.plain.negative_prompt)
 
 
-def _contexts(pictures: Sequence[PictureSpec], text: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Embeddings (n, tokens, width) of the prompts and of the negatives, mixed with the plain ones where asked for."""
-    prompts, negatives = [], []
+def _contexts(pictures: Sequence[PictureSpec], ready: Prepared) -> tuple[Tensor, Tensor]:
+    """Embeddings (n, tokens, width) of the prompts and of the negatives, mixed with the plain ones where asked for.
+
+    An enhancer speaks for the style, so plain prompts do not get its bias.
+    """
+    prompts, negatives, text = [], [], ready.text
     for picture in pictures:
-        prompt, negative, plain = text[picture.prompt], text[picture.negative_prompt], picture.plain
+        prompt, negative = (
+            text[words] if bias is None else add(text[words], bias)
+            for words, bias in zip((picture.prompt, picture.negative_prompt), ready.biases, strict=True)
+        )
+        plain = picture.plain
         if plain is not None:
             prompt = interpolate(prompt, text[plain.prompt], plain.share)
             negative = interpolate(negative, text[plain.negative_prompt], plain.share)

@@ -90,7 +90,8 @@ def latents_of(models: Models, todo: GenerateJob, start: Tensor | None = None) -
     drawer = Drawer(todo, models, PictureWriter(), NullTask())
     with torch.no_grad():
         coarse = drawer._coarse_embeddings(wanted, wanted.pictures)
-        with drawer._adapted(wanted):
+        assert wanted.adapter is not None
+        with drawer._adapted(wanted, load_adapter(wanted.adapter, models)):
             texts = [word for one in wanted.pictures for word in (one.prompt, one.negative_prompt)]
             ready = Prepared(wanted, Path(), drawer._embeddings(texts), coarse, None)
             run = start_run(todo.sampler, models.scheduler_config)

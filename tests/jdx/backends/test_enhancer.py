@@ -14,7 +14,8 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from jdx.backends.base import ModelSpec
+from jdx.backends.base import ModelSpec, PlainPrompt, StyleDrawJob
+from jdx.backends.torch.adapters import FILE as LORA
 from jdx.backends.torch.adapters import save_adapter
 from jdx.backends.torch.enhancer import FILE, HEADER, Enhancer, add, form_of, load_enhancer, save_enhancer
 from jdx.backends.torch.models import Models, load
@@ -88,6 +89,21 @@ def test_pictures_are_those_of_a_diffusers_user_who_adds_the_bias(
     assert_same(ours, theirs)
     plain = draw(prompts, negatives)
     assert all(np.abs(ours[name].astype(int) - plain[name]).max() > 10 for name in ours)
+
+
+def test_the_plain_prompt_stays_plain(tiny: Models, folder: Path, tmp_path: Path) -> None:
+    """Wholly the plain prompt's embeddings: the enhancer has no say, even when prompt and plain prompt agree."""
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / LORA).write_bytes((folder / LORA).read_bytes())
+
+    def mixed(adapter: Path) -> StyleDrawJob:
+        one = style("00", adapter)
+        plain = [replace(p, plain=PlainPrompt(p.prompt, p.negative_prompt, 1.0)) for p in one.pictures]
+        return replace(one, pictures=tuple(plain))
+
+    enhanced = run(tiny, job(tiny, mixed(folder)), tmp_path / "enhanced")
+    assert_same(enhanced, run(tiny, job(tiny, mixed(bare)), tmp_path / "without"))
 
 
 def test_other_styles_of_a_job_stay_without_it(tiny: Models, folder: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from jdx.backends.base import AdapterSpec, EnhancerSpec, ModelSpec
+from jdx.backends.torch.adapter_reader import load_adapter
 from jdx.backends.torch.enhancer import FILE, HEADER, form_of, load_enhancer
 from jdx.backends.torch.models import Models, load
 from jdx.errors import ConfigError
@@ -178,6 +179,21 @@ def test_one_picture_is_its_own_average(models: Models, tmp_path: Path) -> None:
     assert torch.allclose(
         seen, interpolate(average[None], (8, 16), mode="bilinear", antialias=True)[0], atol=1e-6
     )
+
+
+def test_an_enhancer_can_be_all_that_a_style_has(models: Models, moments: Moments, tmp_path: Path) -> None:
+    """No rank anywhere: one file, which drawing takes for the whole adapter."""
+    alone = with_enhancer(replace(THREE[0], unet=NONE, unet_lr=0.0))
+    job = make_job(moments, models, alone, log_every=1)
+    ours = run(job, models, tmp_path)
+    reference = Enhanced(job, alone, models)
+    losses = [reference.step(step) for step in range(4)]
+    assert [mean for _, mean in ours.losses["00"]] == pytest.approx(losses, rel=1e-8)
+    assert not (ours.folders["00", 4] / "pytorch_lora_weights.safetensors").exists()
+    adapter = load_adapter(ours.folders["00", 4], models)
+    assert adapter.enhancer is not None
+    assert not adapter.unet
+    assert not adapter.text_encoder
 
 
 def test_faults_are_told_together(models: Models, moments: Moments, tmp_path: Path) -> None:
