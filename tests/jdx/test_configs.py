@@ -138,3 +138,15 @@ def test_styleid_recipes_carry_their_published_numbers() -> None:
     assert (report.method.styleid.temperature, report.method.styleid.gamma) == (1.8, 0.75)
     assert (report.method.styleid.reference, report.method.train) == ("random_per_style", True)
     assert (report.lora.unet.rank, report.sampler.steps) == (4, 25)
+
+
+@pytest.mark.parametrize(("name", "rates"), [("a", (1e-4, 6e-5, 1e-4)), ("b", (4e-5, 3e-5, 1e-3))])
+def test_enhancer_recipes_carry_their_published_numbers(name: str, rates: tuple[float, ...]) -> None:
+    recipe = build(compose_plain("model=sd21", f"experiment=vae_enhancer_{name}"))
+    enhancer, optim = recipe.method.enhancer, recipe.optim
+    assert (optim.unet.lr, optim.text_encoder.lr, enhancer.lr) == rates
+    assert (enhancer.enabled, enhancer.weight, enhancer.zero) == (True, 0.01, "first")
+    assert (recipe.train.steps, recipe.sampler.steps, recipe.lora.text_encoder.rank) == (700, 70, 4)
+    assert "ff.net.0.proj" in recipe.lora.unet.targets
+    assert recipe.sampler.negative_prompt.startswith("text, logos, worst quality")
+    assert bool(recipe.method.prompts.styles) == (name == "b")

@@ -139,6 +139,24 @@ def test_learnt_word_draws_our_picture_in_a_plain_pipeline(lab: Lab, tiny_sd: Pa
     assert np.abs(draw("an image of dog in the style of e e") - ours).max() > 3.0
 
 
+def test_enhancer_is_trained_once_kept_and_drawn_with_on_the_branches_asked_for(lab: Lab) -> None:
+    settings = ("method=vae_enhancer", "method.enhancer.weight=2.0", "method.enhancer.zero=first")
+    _, one = lab.run(*settings, "sampler.negative_prompt=blur", "train.snapshots=[2]")
+    files = {"pytorch_lora_weights.safetensors", "vae_enhancer.safetensors"}
+    assert {path.name for path in (one / "adapters" / "00").iterdir()} == files
+    assert {path.name for path in (one / "adapters" / "step_2" / "05").iterdir()} == files
+    _, both = lab.run(*settings, "sampler.negative_prompt=blur", "method.enhancer.branches=both")
+    stages = json.loads((both / "trial.json").read_text())["stages"]
+    assert (stages["train"]["made"], stages["generate"]["reused"]) == (0, 0)
+    a, b = pixels(one / "images"), pixels(both / "images")
+    assert all(np.abs(a[name].astype(float) - b[name]).max() > 3.0 for name in a)
+
+
+def test_enhancer_alone_needs_no_adapter(lab: Lab) -> None:
+    _, run = lab.run("method=vae_enhancer", "lora.rank=0")
+    assert [path.name for path in (run / "adapters" / "00").iterdir()] == ["vae_enhancer.safetensors"]
+
+
 def test_a_word_that_cannot_be_learnt_is_told_before_training(lab: Lab) -> None:
     with pytest.raises(ConfigError, match=r"method\.tokens\.init = '<\|endoftext\|>'"):
         lab.run("method=textual_inversion", "method.tokens.init='<|endoftext|>'")
@@ -203,7 +221,7 @@ def test_seeds_file_fixes_single_pictures(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(
-    "method", ["base", "prior", "average", "blend", "styleid", "styleid_db", "dreambooth_ti"]
+    "method", ["base", "prior", "average", "blend", "styleid", "styleid_db", "dreambooth_ti", "vae_enhancer"]
 )
 def test_every_method_runs(lab: Lab, method: str) -> None:
     extra = [

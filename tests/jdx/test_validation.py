@@ -146,6 +146,21 @@ def test_a_joint_adapter_is_trained_and_has_nothing_that_belongs_to_one_style() 
     assert "belongs to one style" in faults["method.enhancer.enabled"]
 
 
+def test_enhancer_that_could_do_nothing_is_refused() -> None:
+    faults = faults_of("method=base", "method.enhancer.enabled=true", "method.enhancer.weight=0.0")
+    assert "without training" in faults["method.enhancer.enabled"]
+    assert "above 0 (0.01 as published)" in faults["method.enhancer.weight"]
+    build(compose_plain("method.enhancer.weight=0.0"))  # not in use
+    faults = faults_of(
+        "method=vae_enhancer",
+        "method.enhancer.lr=0.0",
+        "method.enhancer.zero=middle",
+        "method.enhancer.branches=uncond",
+    )
+    assert set(faults) == {f"method.enhancer.{name}" for name in ("lr", "zero", "branches")}
+    assert "'first' or 'last'" in faults["method.enhancer.zero"]
+
+
 def test_command_line_lists_every_misspelt_setting() -> None:
     with pytest.raises(ConfigError) as caught:
         check_overrides(
