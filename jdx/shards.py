@@ -164,7 +164,7 @@ class _Shard:
             self._process.stdin.write(json.dumps(order) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise self._death() from None
+            log.debug("%s has ended: told when its answer is asked for, after our own share", self._device)
 
     def answer(self) -> _Answer:
         line = self._answers.readline()
