@@ -188,9 +188,14 @@ def read_result(folder: Path, attempt: int | None = None) -> dict[str, Any] | No
 
 
 def write_result(folder: Path, attempt: int, state: str, **content: Any) -> None:
-    """result.json, whole or not at all. Raises: TypeError when the value is not JSON-able, OSError."""
+    """result.json, whole or not at all. Raises: TypeError when the value is not JSON-able, OSError.
+
+    A worker that everybody took for dead (a node cut off from its cluster) must not end a later attempt: when job.json
+    is at one, the result goes to result.N.json.
+    """
     result: Mapping[str, Any] = {"attempt": attempt, "state": state, **content}
-    write_atomic(folder / RESULT, json.dumps(result, indent=1) + "\n")
+    late = (read_json(folder / JOB) or {}).get("attempt", attempt) > attempt
+    write_atomic(folder / (f"result.{attempt}.json" if late else RESULT), json.dumps(result, indent=1) + "\n")
 
 
 def read_events(folder: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:

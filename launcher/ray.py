@@ -126,11 +126,17 @@ class RayExecutor(Executor):
 
     def poll(self, handles: Iterable[Handle]) -> dict[str, Status]:
         """The folder's word first, then the life of its actor."""
-        known = {handle["id"]: self._known(handle) for handle in handles}
+        known, statuses = {}, {}
+        for handle in handles:
+            try:
+                known[handle["id"]] = self._known(handle)
+            except KeyError as error:
+                told = remote.told(Path(handle["folder"]), handle.get("attempt", 0))
+                statuses[handle["id"]] = told or Status(State.LOST, reason=str(error.args[0]))
         for job in known.values():
             if not job.status.over:
                 self._look(job)
-        return {name: job.status for name, job in known.items()}
+        return statuses | {name: job.status for name, job in known.items()}
 
     def _look(self, job: _Job) -> None:
         self._feel(job)

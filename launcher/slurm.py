@@ -27,8 +27,8 @@ RECORD = "slurm.json"
 """token, index in its array, count of the array, attempt, job (once known), cancelled."""
 ARRAY = 500
 """Jobs per array; Slurm's MaxArraySize is 1001 unless configured otherwise."""
-RETRIES = 6
-"""How often sbatch is tried while slurmctld does not answer, with 2, 4, 8 ... s between."""
+RETRIES = 14
+"""How often sbatch is tried while slurmctld does not answer, with 2, 4, 8 ... 60 s between: ten minutes."""
 
 
 @dataclass
@@ -115,7 +115,7 @@ class SlurmExecutor(Executor):
             except SlurmUnreachableError:
                 if trial == RETRIES:
                     raise
-                time.sleep(2.0 * 2**trial)
+                time.sleep(min(60.0, 2.0 * 2**trial))
                 found = _by_comment(token)
                 if found is not None:
                     return found
@@ -193,14 +193,20 @@ class SlurmExecutor(Executor):
 
     def poll(self, handles: Iterable[Handle]) -> dict[str, Status]:
         """The folder's word first; Slurm is asked about those jobs of which the folder does not say that they ended."""
-        known = {handle["id"]: self._known(handle) for handle in handles}
+        known, statuses = {}, {}
+        for handle in handles:
+            try:
+                known[handle["id"]] = self._known(handle)
+            except KeyError as error:
+                told = remote.told(Path(handle["folder"]), handle.get("attempt", 0))
+                statuses[handle["id"]] = told or Status(State.LOST, reason=str(error.args[0]))
         open_jobs = {}
         for job in known.values():
             if not job.status.over and not self._settled(job, remote.told(job.folder, job.attempt)):
                 open_jobs[job.job] = job
         if open_jobs:
             self._ask(open_jobs)
-        return {name: job.status for name, job in known.items()}
+        return statuses | {name: job.status for name, job in known.items()}
 
     @staticmethod
     def _settled(job: _Job, told: Status | None) -> bool:

@@ -105,3 +105,12 @@ def test_only_time_that_the_watcher_was_awake_counts(tmp_path: Path, monkeypatch
 def test_visible_devices_are_read_as_cuda_does(visible: str, found: list[str]) -> None:
     cards = [Card(f"GPU-{letter * 2}", "Fake", str(index), 1) for index, letter in enumerate("abc")]
     assert [card.id for card in chosen(cards, visible)] == found
+
+
+def test_a_worker_that_was_given_up_does_not_end_a_later_attempt(tmp_path: Path) -> None:
+    write_job(JobSpec(tmp_path, "a:b", attempt=2))
+    write_result(tmp_path, 1, "done", value={})
+    assert read_result(tmp_path) is None
+    assert json.loads((tmp_path / "result.1.json").read_text())["attempt"] == 1
+    write_result(tmp_path, 2, "done", value={})
+    assert (read_result(tmp_path, 2) or {})["state"] == "done"
