@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from collections.abc import Mapping
@@ -78,6 +79,9 @@ def misbehave(deed: str, folder: Path) -> Mapping[str, Any] | None:
         os.kill(os.getpid(), signal.SIGSTOP)
     if deed == "hang":
         time.sleep(600)
+    if deed == "really oom":
+        resource.setrlimit(resource.RLIMIT_AS, (2**31, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        bytearray(2**32)
     if deed == "oom":
         raise MemoryError("no room")
     if deed == "cuda":

@@ -1,0 +1,187 @@
+"""The study's storage is locked, gone or full for a while; two sweeps want one study."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from jdx.errors import ConfigError
+from sweeps import storage
+from sweeps.ledger import owner_name
+from sweeps.storage import STUDY_FILE, Patience, StorageGoneError, open_storage
+from sweeps.sweeper import _alone
+from tests.faults.test_controller_dies import start
+from tests.sweeps.bench import Bench, states
+
+
+def later(seconds: float, what: Any) -> threading.Thread:
+    thread = threading.Timer(seconds, what)
+    thread.start()
+    return thread
+
+
+def test_a_study_locked_for_ten_seconds_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "BUSY_TIMEOUT", 1.0)  # so that SQLite's own patience is not what is tested
+    bench = Bench(tmp_path, payload={"seconds": 0.3}, patience=60.0)
+    bench.root.mkdir(exist_ok=True)
+    bench.ledger()  # makes the file
+    other = sqlite3.connect(tmp_path / STUDY_FILE, isolation_level=None, check_same_thread=False)
+
+    def lock() -> None:
+        other.execute("BEGIN EXCLUSIVE")
+        later(10.0, lambda: other.execute("ROLLBACK"))
+
+    later(1.0, lock)
+    controller, done = bench.run()
+    assert done
+    assert set(states(controller).values()) == {"COMPLETE"}
+    assert sorted(bench.starts().values()) == [1] * 6
+    assert len(controller.ledger.trials()) == 6
+
+
+def test_a_study_gone_for_ten_seconds_is_waited_for(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "sweep", payload={"seconds": 0.2}, patience=60.0)
+    bench.root.mkdir()
+    bench.ledger()
+    away = tmp_path / "away.db"
+
+    def leave() -> None:
+        shutil.move(bench.root / STUDY_FILE, away)
+        later(10.0, lambda: shutil.move(away, bench.root / STUDY_FILE))
+
+    later(1.0, leave)
+    controller, done = bench.run()
+    assert done
+    assert set(states(controller).values()) == {"COMPLETE"}
+    assert not away.exists()
+
+
+def test_a_file_that_is_away_is_not_made_anew(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.ledger()
+    (tmp_path / STUDY_FILE).rename(tmp_path / "elsewhere")
+    with pytest.raises(StorageGoneError, match="the same command takes them up"):
+        open_storage(storage.sqlite_url(tmp_path / STUDY_FILE, create=False), tmp_path, Patience(0.5))
+    assert not (tmp_path / STUDY_FILE).exists()
+
+
+def test_results_told_twice_are_told_once(tmp_path: Path) -> None:
+    """An answer that got lost on its way: the storage had done it, and is asked again."""
+    ledger = Bench(tmp_path).ledger()
+    inner: Any = vars(ledger.storage)["inner"]
+    real, lost = inner.set_trial_state_values, list[int]()
+
+    def flaky(*args: Any, **kwargs: Any) -> Any:
+        answer = real(*args, **kwargs)
+        if not lost:
+            lost.append(1)
+            import sqlalchemy.exc
+
+            raise sqlalchemy.exc.OperationalError("lost", {}, Exception("connection reset"))
+        return answer
+
+    ticket = ledger.ask(None)
+    assert ticket is not None
+    inner.set_trial_state_values = flaky
+    ledger.complete(ticket, [1.0])
+    ledger.complete(ticket, [2.0])  # a controller that did not know
+    assert ledger.trials()[0].values == [1.0]
+    assert lost
+
+
+def test_a_second_controller_is_told_who_is_there(tmp_path: Path) -> None:
+    with _alone(tmp_path), pytest.raises(ConfigError, match=f"process {os.getpid()} on"), _alone(tmp_path):
+        pass
+    with _alone(tmp_path):  # free again
+        pass
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 3 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=False)
+
+
+def test_a_full_disk_pauses_the_sweep_and_ruins_nothing(
+    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeps.controller.REST", 1.0)
+    bench = Bench(
+        small_disk, payload={"seconds": 0.1}, pool={"leases": str(tmp_path / "leases")}, patience=60.0
+    )
+    bench.ledger()
+    fill = small_disk / "fill"
+
+    def full() -> None:
+        with fill.open("wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(b"x" * 4096)
+            except OSError:
+                pass
+        later(4.0, lambda: fill.unlink())
+
+    later(0.5, full)
+    controller, done = bench.run()
+    assert done
+    assert states(controller) == dict.fromkeys(range(6), "COMPLETE")
+    optuna.load_study(study_name="study", storage=open_storage(None, small_disk))
+
+
+def test_two_controllers_share_a_study_on_a_server(tmp_path: Path, postgres_url: str) -> None:
+    """Two sweep folders, as on two machines, one database: every point once, the total as asked."""
+    settings: dict[str, Any] = {
+        "words": ["x=range(0,24)"], "url": postgres_url, "shared": True, "payload": {"seconds": 0.05},
+        "pool": {"cpu_slots": 2},
+    }  # fmt: skip
+    roots = [tmp_path / name for name in ("a", "b")]
+    running = [start(root, **settings) for root in roots]
+    for one in running:
+        _, err = one.communicate(timeout=180)
+        assert one.returncode == 0, err
+    bench = Bench(roots[0], **settings)
+    trials = bench.ledger().counted()
+    assert sorted(trial.params["x"] for trial in trials) == list(range(24))
+    assert {trial.state.name for trial in trials} == {"COMPLETE"}
+    shares = [sum((Bench(root).starts()).values()) for root in roots]
+    assert sum(shares) == 24
+    assert min(shares) > 0
+    assert {trial.user_attrs["jdx:owner"] for trial in trials} == {owner_name(root) for root in roots}
+
+
+def test_a_server_that_restarts_is_waited_for(
+    tmp_path: Path, postgres_server: Any, postgres_url: str
+) -> None:
+    bench = Bench(tmp_path, url=postgres_url, shared=True, payload={"seconds": 0.3}, patience=90.0)
+
+    def restart() -> None:
+        postgres_server.stop("immediate")
+        later(5.0, postgres_server.start)
+
+    later(1.5, restart)
+    controller, done = bench.run()
+    assert done
+    assert set(states(controller).values()) == {"COMPLETE"}
+    assert sorted(bench.starts().values()) == [1] * 6
