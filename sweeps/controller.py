@@ -23,7 +23,7 @@ from typing import Any
 from launcher.base import AlreadyRunningError, Executor, JobSpec, State, Status
 from launcher.folder import ask_to_stop, read_lease
 from sweeps.attempts import NAN, Failure, Job
-from sweeps.ledger import PRUNED, Ledger, Ticket
+from sweeps.ledger import PRUNED, RECORD, Ledger, Ticket
 from sweeps.scores import Mode, Scores
 from sweeps.view import Progress, Running, View
 
@@ -253,7 +253,7 @@ class Controller:
             if guess is None:
                 self._give_up(trial, "was stopped before anything was scored")
                 return
-            self.ledger.complete(trial.ticket, [guess], **attrs, **{PRUNED: True})
+            self.ledger.complete(trial.ticket, [guess], {RECORD: attrs, PRUNED: True})
             self._leave(trial, "stopped", f"estimate {guess:.4f} after {trial.scores.styles} styles")
         else:
             each = [list(self._objectives(job).values()) for job in trial.jobs]
@@ -265,19 +265,19 @@ class Controller:
                 return
             values = [statistics.fmean(column) for column in zip(*each, strict=True)]
             if len(each) > 1:
-                attrs["jdx:repetitions"] = {
+                attrs["repetitions"] = {
                     str(job.seed): value for job, value in zip(trial.jobs, each, strict=True)
                 }
-            self.ledger.complete(trial.ticket, values, **attrs)
+            self.ledger.complete(trial.ticket, values, {RECORD: attrs})
             self._leave(trial, "finished", ", ".join(f"{value:.5g}" for value in values))
         self.finished += 1
 
     def _attrs(self, trial: Trial) -> dict[str, Any]:
         return {
-            "jdx:attempts": sum(job.attempt + 1 for job in trial.jobs),
-            "jdx:seconds": round(sum(job.seconds for job in trial.jobs), 3),
-            "jdx:gpu_seconds": round(sum(job.gpu_seconds for job in trial.jobs), 3),
-            "jdx:run_dirs": [
+            "attempts": sum(job.attempt + 1 for job in trial.jobs),
+            "seconds": round(sum(job.seconds for job in trial.jobs), 3),
+            "gpu_seconds": round(sum(job.gpu_seconds for job in trial.jobs), 3),
+            "run_dirs": [
                 str(job.outcome["run_dir"]) for job in trial.jobs if job.outcome and "run_dir" in job.outcome
             ],
         }
@@ -300,7 +300,7 @@ class Controller:
     def _give_up(self, trial: Trial, reason: str) -> None:
         self.executor.cancel_all([job.handle for job in trial.jobs if job.handle is not None])
         self.queue = deque(job for job in self.queue if job.ticket.number != trial.ticket.number)
-        self.ledger.fail(trial.ticket, reason, **self._attrs(trial))
+        self.ledger.fail(trial.ticket, reason, {RECORD: self._attrs(trial)})
         self.failed += 1
         self._leave(trial, "failed", reason)
 

@@ -33,6 +33,7 @@ OWNER = "jdx:owner"
 UNCOUNTED = "jdx:uncounted"  # why a trial is not part of the budget: "warm start", "surplus", "abandoned"
 PRUNED = "jdx:pruned"
 REASON = "jdx:reason"
+RECORD = "jdx:record"  # attempts, seconds, gpu_seconds, run_dirs, repetitions: in one piece, since each write is a sync
 WARM = "warm start"
 OWNER_STALE = 900.0
 """Seconds without a sign of life after which another host's controller is taken for dead."""
@@ -93,7 +94,8 @@ class Ledger:
     def ask(self, config: Any) -> Ticket | None:
         """The next point, or None when another controller took the last one."""
         trial = self.study.ask()
-        self._attr(trial._trial_id, OWNER, self.owner)
+        if self.shared:
+            self._attr(trial._trial_id, OWNER, self.owner)
         if self.shared and self._is_surplus(trial.number):
             self._attr(trial._trial_id, UNCOUNTED, "surplus")
             self.study.tell(trial.number, state=TrialState.FAIL)
@@ -137,12 +139,14 @@ class Ledger:
 
     # --- telling --------------------------------------------------------------------------------------------------
 
-    def complete(self, ticket: Ticket, values: Sequence[float], **attrs: Any) -> None:
+    def complete(
+        self, ticket: Ticket, values: Sequence[float], attrs: Mapping[str, Any] | None = None
+    ) -> None:
         """A trial has its values; finite ones only."""
         assert all(math.isfinite(value) for value in values)
-        self._finish(ticket.number, ticket.trial_id, TrialState.COMPLETE, list(values), attrs)
+        self._finish(ticket.number, ticket.trial_id, TrialState.COMPLETE, list(values), attrs or {})
 
-    def fail(self, ticket: Ticket, reason: str, **attrs: Any) -> None:
+    def fail(self, ticket: Ticket, reason: str, attrs: Mapping[str, Any]) -> None:
         """A trial failed for good; it counts."""
         self._finish(ticket.number, ticket.trial_id, TrialState.FAIL, None, {REASON: reason, **attrs})
 

@@ -29,14 +29,31 @@ class JdxSweeper(Sweeper):
         return sweep(self.settings, arguments, self.hydra_context, self.task_function, self.config)
 
 
+DEFAULTS: dict[str, Any] = {
+    "sampler": {"_target_": "optuna.samplers.TPESampler", "grid_when_finite": True, "seed": None},
+    "pruner": None,
+    "direction": None,
+    "objectives": ["value"],
+    "params": None,
+    "custom_search_space": None,
+    "n_trials": None,
+    "n_jobs": None,
+    "seeds": [],
+    "seed_key": "train.seed",
+    "retries": 2,
+    "max_failure_rate": 1.0,
+    "timeout": None,
+    "study_name": None,
+    "storage": None,
+    "storage_patience": 600.0,
+    "warm_start": [],
+    "not_content": ["launcher"],
+}
+"""`hydra/sweeper=jdx` for applications other than ours, whose own file is conf/hydra/sweeper/optuna.yaml."""
+
 ConfigStore.instance().store(
     group="hydra/sweeper",
     name="jdx",
     provider="jdx",
-    node={
-        "_target_": "hydra_plugins.jdx_sweeper.JdxSweeper",
-        "_recursive_": False,
-        "direction": None,
-        "sampler": {"_target_": "optuna.samplers.TPESampler", "grid_when_finite": True},
-    },
+    node={"_target_": "hydra_plugins.jdx_sweeper.JdxSweeper", "_recursive_": False, **DEFAULTS},
 )

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from jdx.progress import duration
 from launcher.folder import write_atomic
-from sweeps.ledger import PRUNED, REASON, WARM, Ledger
+from sweeps.ledger import PRUNED, REASON, RECORD, WARM, Ledger
 from sweeps.space import Value
 
 UPSTREAM = "optimization_results.yaml"
@@ -90,7 +90,7 @@ def make_report(ledger: Ledger, name: str, command: Callable[[Mapping[str, Value
 
 
 def _row(trial: FrozenTrial) -> Row:
-    attrs = trial.user_attrs
+    attrs, record = trial.user_attrs, trial.user_attrs.get(RECORD, {})
     return Row(
         number=trial.number,
         state=trial.state.name.lower(),
@@ -98,12 +98,12 @@ def _row(trial: FrozenTrial) -> Row:
         values=trial.values,
         pruned=bool(attrs.get(PRUNED)),
         reason=attrs.get(REASON),
-        seconds=attrs.get("jdx:seconds"),
-        gpu_seconds=attrs.get("jdx:gpu_seconds"),
-        attempts=attrs.get("jdx:attempts"),
-        run_dirs=attrs.get("jdx:run_dirs", []),
+        seconds=record.get("seconds"),
+        gpu_seconds=record.get("gpu_seconds"),
+        attempts=record.get("attempts"),
+        run_dirs=record.get("run_dirs", []),
         warm_start=attrs.get(WARM),
-        repetitions=attrs.get("jdx:repetitions"),
+        repetitions=record.get("repetitions"),
     )
 
 

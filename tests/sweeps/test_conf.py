@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from omegaconf import OmegaConf
 import jdx.train  # registers the resolver that the configuration uses
 from jdx import ROOT
 from jdx.overrides import check_overrides
+from sweeps.plugin import DEFAULTS
 from sweeps.samplers import PRUNERS, SAMPLERS, make_pruner, make_sampler
 from sweeps.settings import Settings, build_settings
 from sweeps.space import parse_space
@@ -79,6 +81,16 @@ def test_keys_of_upstream_are_accepted() -> None:
     assert settings.directions == ["minimize"]
     assert settings.params == {"x": "interval(-5.5,5.5)"}
     assert settings.sampler["seed"] == 123
+
+
+def test_other_applications_get_the_same_defaults() -> None:
+    ours = plain_settings(sweeper())
+    theirs = plain_settings(build_settings(DEFAULTS | {"direction": "maximize"}))
+    assert {key for key in ours if ours[key] != theirs[key]} == {"sampler", "pruner", "not_content"}
+
+
+def plain_settings(settings: Settings) -> dict[str, Any]:
+    return {field.name: getattr(settings, field.name) for field in fields(settings)}
 
 
 def test_files_of_conf_hydra_are_all_looked_at() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sweeps.controller import TooManyFailuresError
-from sweeps.ledger import PRUNED, REASON
+from sweeps.ledger import PRUNED, REASON, RECORD
 from tests.sweeps.bench import Bench, states
 
 
@@ -63,7 +63,7 @@ def test_failed_trials_are_retried_by_kind_and_harm_nobody(tmp_path: Path) -> No
         assert trials[number].user_attrs[REASON].startswith(kind)
         failures = (tmp_path / "jobs" / f"{number:04d}" / "failures.jsonl").read_text()
         assert failures.count(f'"kind": "{kind}"') == attempts
-    assert [trials[number].user_attrs["jdx:attempts"] for number in (6, 7, 8, 9)] == [1, 2, 2, 1]
+    assert [trials[number].user_attrs[RECORD]["attempts"] for number in (6, 7, 8, 9)] == [1, 2, 2, 1]
 
 
 def test_a_job_over_its_time_is_ended_and_retried(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_repetitions_are_averaged(tmp_path: Path) -> None:
     controller, _ = bench.run()
     trials = controller.ledger.trials()
     assert [trial.values for trial in trials] == [[pytest.approx(-0.8)], [pytest.approx(0.2)]]
-    assert set(trials[0].user_attrs["jdx:repetitions"]) == {"10", "20", "30"}
+    assert set(trials[0].user_attrs[RECORD]["repetitions"]) == {"10", "20", "30"}
     assert len(list((tmp_path / "jobs").iterdir())) == 6
 
 

@@ -1,0 +1,294 @@
+"""The sweeper as people start it: commands of a small application, and two sweeps of real trials."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+
+from jdx import ROOT
+from sweeps.ledger import WARM
+from sweeps.storage import STUDY_FILE
+
+APP = """
+import math, os, sys, time
+from pathlib import Path
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+OmegaConf.register_new_resolver("double", lambda x: 2 * x, replace=True)
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def app(config: DictConfig):
+    with open(Path(hydra.utils.get_original_cwd()) / "calls.txt", "a") as file:
+        file.write(f"{config.x} {config.shape.name} {config.seed}\\n")
+    time.sleep(config.seconds)
+    if config.x == 99:
+        raise ValueError("as asked")
+    value = -((config.x - 3) ** 2) - (config.shape.name == "square") + config.twice * 0 + config.seed / 100
+    print("this goes to the log")
+    return (value, float(config.x)) if config.pair else value
+
+def space(trial, config):
+    if trial.params["shape"] == "square":
+        trial.suggest_int("side", 1, 3)
+
+if __name__ == "__main__":
+    app()
+"""
+CONFIG = """
+defaults:
+  - shape: round
+  - _self_
+  - override hydra/sweeper: jdx
+x: 0
+side: 0
+seconds: 0.0
+seed: 0
+pair: false
+twice: ${double:${x}}
+launcher:
+  name: gpu_pool
+  gpus_per_trial: 0
+  cpu_slots: 3
+hydra:
+  sweep:
+    dir: multirun/${oc.select:hydra.sweeper.study_name,sweep}
+  sweeper:
+    direction: maximize
+    not_content: [seconds, launcher]
+    seed_key: seed
+"""
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> App:
+    (tmp_path / "conf" / "shape").mkdir(parents=True)
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "conf" / "config.yaml").write_text(CONFIG)
+    for name in ("round", "square"):
+        (tmp_path / "conf" / "shape" / f"{name}.yaml").write_text(f"name: {name}\n")
+    return App(tmp_path)
+
+
+class App:
+    """The application in its folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        env = os.environ | {
+            "PYTHONPATH": str(ROOT),
+            "HYDRA_FULL_ERROR": "1",
+            "JDX_LEASES": str(self.folder / "leases"),
+        }
+        return subprocess.Popen(
+            [sys.executable, "app.py", *words], cwd=self.folder, env=env, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def run(self, *words: str) -> tuple[int, str]:
+        process = self.start(*words)
+        out, _ = process.communicate(timeout=240)
+        return process.returncode, out
+
+    def calls(self) -> list[str]:
+        path = self.folder / "calls.txt"
+        return sorted(path.read_text().splitlines()) if path.exists() else []
+
+    def sweeps(self) -> list[Path]:
+        return sorted((self.folder / "multirun").iterdir())
+
+    def results(self) -> dict[str, Any]:
+        (folder,) = self.sweeps()
+        found: dict[str, Any] = json.loads((folder / "results.json").read_text())
+        return found
+
+
+def test_a_plain_grid_runs_every_combination_once_and_again_not_at_all(app: App) -> None:
+    code, out = app.run("-m", "x=1,2,3", "shape=round,square")
+    assert code == 0, out
+    wanted = sorted(f"{x} {shape} 0" for x in (1, 2, 3) for shape in ("round", "square"))
+    assert app.calls() == wanted
+    (folder,) = app.sweeps()
+    assert folder.name.startswith("grid-")
+    assert yaml.safe_load((folder / "optimization_results.yaml").read_text()) == {
+        "name": "optuna", "best_params": {"shape": "round", "x": 3}, "best_value": 0.0,
+    }  # fmt: skip
+    best = app.results()["best"][0]["number"]
+    overrides = yaml.safe_load((folder / str(best) / ".hydra" / "overrides.yaml").read_text())
+    assert sorted(overrides) == ["shape=round", "x=3"]
+    assert "this goes to the log" in (folder / "jobs" / f"{best:04d}" / "log.txt").read_text()
+    assert "app.py x=3 shape=round" in out
+    code, out = app.run("-m", "x=1,2,3", "shape=round,square", "seconds=0.01")
+    assert code == 0, out
+    assert "going on: 6 finished" in out
+    assert "hydra.sweeper.study_name=NAME" in out
+    assert app.calls() == wanted
+    code, out = app.run("-m", "x=1,2", "shape=round")  # another search: another study
+    assert code == 0, out
+    assert len(app.sweeps()) == 2
+
+
+def test_optuna_searches_goes_on_and_knows_conditions(app: App) -> None:
+    words = ["-m", "shape=round,square", "x=range(0,7)", "hydra.sweeper.custom_search_space=app.space"]
+    code, out = app.run(*words, "hydra.sweeper.n_trials=6")
+    assert code == 0, out
+    code, out = app.run(*words, "hydra.sweeper.n_trials=9")
+    assert code == 0, out
+    results = app.results()
+    assert len(app.calls()) == results["finished"] == 9
+    assert all(("side" in row["params"]) == (row["params"]["shape"] == "square") for row in results["trials"])
+
+
+def test_seeds_and_objectives(app: App) -> None:
+    words = [
+        "-m",
+        "x=2,3",
+        "pair=true",
+        "hydra.sweeper.seeds=[1,2]",
+        "hydra.sweeper.direction=[maximize,minimize]",
+    ]
+    code, out = app.run(*words)
+    assert code == 0, out
+    assert app.calls() == ["2 round 1", "2 round 2", "3 round 1", "3 round 2"]
+    rows = {row["params"]["x"]: row for row in app.results()["trials"]}
+    assert rows[3]["values"] == [pytest.approx(0.015), 3.0]
+    assert set(rows[3]["repetitions"]) == {"1", "2"}
+    (folder,) = app.sweeps()
+    assert (folder / "0" / "seed_1" / ".hydra" / "config.yaml").is_file()
+    assert len(yaml.safe_load((folder / "optimization_results.yaml").read_text())["solutions"]) == 2
+
+
+def test_failures_never_end_a_sweep_and_all_failed_still_reports(app: App) -> None:
+    code, out = app.run("-m", "x=1,99,3", "hydra.sweeper.retries=1")
+    assert code == 0, out
+    assert app.calls().count("99 round 0") == 2
+    assert {row["params"]["x"]: row["state"] for row in app.results()["trials"]} == {
+        1: "complete",
+        99: "fail",
+        3: "complete",
+    }
+    code, out = app.run("-m", "x=99,99", "hydra.sweeper.study_name=bad")
+    assert code != 0
+    assert "no trial finished" in out
+    assert json.loads((app.folder / "multirun" / "bad" / "results.json").read_text())["failed"] == 1
+
+
+def test_another_search_on_the_same_study_is_refused(app: App) -> None:
+    app.run("-m", "x=1,2", "hydra.sweeper.study_name=mine")
+    code, out = app.run("-m", "x=1,2,5", "side=2", "hydra.sweeper.study_name=mine")
+    assert code != 0
+    assert "x = choice(1,2,5)\n      the study was begun with choice(1,2)" in out
+    assert "side = 2\n      the study was begun with 0" in out
+    assert "hydra.sweeper.study_name=NAME" in out
+    assert len(app.calls()) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["x=interval(5,1)", "side=tag(log,interval(0,1))"], ["x = interval(5,1)", "must rise", "side =", "above 0"]),
+        (["x=1,2", "hydra.sweeper.direction=null", "hydra.sweeper.n_jobs=0"], ["hydra.sweeper.direction", "n_jobs"]),
+        (["x=1,2", "hydra.sweeper.direction=up"], ["hydra.sweeper.direction = 'up'", "maximize"]),
+        (["x=1,2", "hydra.sweeper.sampler=tpo"], ["tpo", "cmaes"]),
+        (["x=1,2", "+hydra.sweeper.n_trial=3"], ["n_trial", "did you mean n_trials"]),
+        (["x=1,2", "launcher.cpu_slots=0"], ["launcher.cpu_slots"]),
+        (["nope=1,2"], ["nope"]),
+        (["x=5", "hydra.sweeper.sampler=tpe"], ["nothing is searched"]),
+        (["x=1,2", "hydra.sweeper.storage=study.db"], ["must be a URL"]),
+        (["x=1,2", "hydra.sweeper.sampler=tpe", "hydra.sweeper.warm_start=[/nowhere]"], ["/nowhere", "run folders"]),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_report_before_anything_runs(app: App, words: list[str], told: list[str]) -> None:
+    code, out = app.run("-m", *words)
+    assert code != 0
+    assert all(text in out for text in told), out
+    assert app.calls() == []
+
+
+def test_a_second_controller_is_refused_and_ctrl_c_finishes_what_runs(app: App) -> None:
+    words = ["-m", "x=range(0,12)", "seconds=1.5"]
+    first = app.start(*words)
+    deadline = time.monotonic() + 90
+    while len(app.calls()) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    code, out = app.run(*words)
+    assert code != 0
+    assert f"process {first.pid} on" in out
+    first.send_signal(signal.SIGINT)
+    out, _ = first.communicate(timeout=60)
+    assert "finishing what runs" in out
+    assert first.returncode not in {0, None}
+    begun = len(app.calls())
+    assert 3 <= begun < 12
+    code, out = app.run("-m", "x=range(0,12)", "seconds=0.0")
+    assert code == 0, out
+    assert len(app.calls()) == 12
+
+
+def test_earlier_results_are_told_or_tried_first(app: App) -> None:
+    space = ["x=range(0,50)", "hydra.sweeper.sampler=random"]
+    code, out = app.run("-m", *space, "hydra.sweeper.n_trials=3", "hydra.sweeper.study_name=old")
+    assert code == 0, out
+    run = app.folder / "run"
+    app.run("x=3", "side=1", f"hydra.run.dir={run}")
+    (run / "metrics.json").write_text('{"final_score": 0.0}')
+    warm = f"hydra.sweeper.warm_start=[{app.folder / 'multirun' / 'old'},{run}]"
+    code, out = app.run("-m", *space, "hydra.sweeper.n_trials=2", "hydra.sweeper.study_name=new", warm)
+    assert code == 0, out
+    assert "3 results of earlier runs are known, 1 points are tried first" in out
+    assert "(side)" in out  # what is different about the run
+    study = optuna.load_study(study_name="new", storage=f"sqlite:///{app.folder}/multirun/new/{STUDY_FILE}")
+    states = [(trial.state.name, WARM in trial.user_attrs) for trial in study.trials]
+    assert states == [("COMPLETE", True)] * 4 + [("COMPLETE", False)]
+    assert study.trials[3].params == {"x": 3}
+    assert app.calls().count("3 round 0") >= 2
+
+
+@pytest.mark.slow
+def test_real_trials_train_once_for_what_is_only_drawn_anew(tmp_path: Path) -> None:
+    """W&B is unreachable all the while, and costs no trial."""
+    env = os.environ | {
+        "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "JDX_LEASES": str(tmp_path / "leases"),
+        "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40,
+    }  # fmt: skip
+    words = [
+        "debug=tiny", "data.styles=[0,1]", "group_size=1", "sampler.guidance_scale=2,3", "train.steps=3,4",
+        "hydra/sweeper/pruner=wilcoxon", "tracker.mode=online", "tracker.init_timeout=2", "tracker.finish_timeout=2",
+        "launcher.cpu_slots=1",
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "jdx.train", "-m", *words],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder,) = (tmp_path / "multirun").iterdir()
+    made = [
+        json.loads((folder / str(n) / "trial.json").read_text())["stages"]["train"]["made"] for n in range(4)
+    ]
+    assert made[0] == 2
+    assert sum(made) <= 4  # two styles for three and for four steps, whatever is drawn
+    results = json.loads((folder / "results.json").read_text())
+    assert results["finished"] == 4
+    config = json.loads((folder / "0" / "trial.json").read_text())["config"]
+    assert config["train"]["steps"] == 3
+    events = (folder / "jobs" / "0000" / "events.jsonl").read_text().splitlines()
+    assert {json.loads(line)["style"] for line in events} == set(
+        json.loads((folder / "0" / "seeds.json").read_text())
+    )
