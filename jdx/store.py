@@ -70,12 +70,14 @@ class Store:
     def find(self, stage: str, key: str, part: str = "") -> Path | None:
         """The finished entry, or None. One that lost files or parts of them is dropped, and said so."""
         path = self.path(stage, key, part)
-        why = _damage(path)
+        why = damage_of(path)
         if why is None:
+            with suppress(OSError):  # a read-only store, or one of somebody else
+                os.utime(path / ENTRY)  # when it was last used, for `python -m jdx.store gc`
             return path
         if path.is_dir() and (part or not _has_parts(path)):
             log.warning("%s is damaged (%s): it is dropped and will be made again", path, why)
-            self._discard(stage, key, part, lambda folder: _damage(folder) is not None)
+            self._discard(stage, key, part, lambda folder: damage_of(folder) is not None)
         return None
 
     def parts(self, stage: str, key: str) -> list[str]:
@@ -91,6 +93,7 @@ class Store:
         """
         target = self.path(stage, key, part)
         entry = {"stage": stage, "key": key, "part": part, "created": time.time(), "files": _sizes(folder)}
+        entry["sha256"] = {name: _sha256(folder / name) for name in _sizes(folder)}
         entry |= record
         write_text(folder / ENTRY, json.dumps(entry, indent=1, default=_plain, ensure_ascii=False))
         _sync(folder)
@@ -185,7 +188,12 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
-def _damage(folder: Path) -> str | None:
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def damage_of(folder: Path) -> str | None:
     """What an entry lacks, or None when it is whole. Sizes only: reading gigabytes to find nothing costs too much."""
     try:
         entry = json.loads((folder / ENTRY).read_text(encoding="utf-8"))
@@ -217,3 +225,9 @@ def _sync(folder: Path) -> None:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+
+if __name__ == "__main__":
+    from jdx.store_tool import main
+
+    raise SystemExit(main())
