@@ -1,5 +1,6 @@
 """Fréchet distance of two feature sets (Heusel et al. 2017, eq. 6) in float64; Inception's two resizes."""
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -11,6 +12,8 @@ from torch.nn import functional as F
 Resize = Literal["tf1", "antialias"]
 RESIZES: tuple[str, ...] = get_args(Resize)
 INCEPTION_SIDE = 299
+WIDEST_PARTED = 256
+"""Dimensions up to which FID is also told without each style."""
 
 Matrix = NDArray[np.float64]
 
@@ -43,6 +46,23 @@ def frechet_distance(a: Matrix, b: Matrix) -> float:
 def full_rank(n: int, m: int, dims: int) -> bool:
     """Whether both sets have more members than dimensions; below, FID measures the sample size."""
     return min(n, m) > dims
+
+
+def distances_without(a: Sequence[Matrix], b: Sequence[Matrix]) -> list[float] | None:
+    """The Fréchet distance of the pool without each of its parts in turn, for parts a[k] (N_k, d) and b[k] (M_k, d).
+
+    None where a pool of one part less has fewer than two rows, or d > 256: one distance costs d³ operations.
+    """
+    if len(a) < 2 or a[0].shape[1] > WIDEST_PARTED:
+        return None
+    rest = [(_but(a, k), _but(b, k)) for k in range(len(a))]
+    if min(len(rows) for pair in rest for rows in pair) < 2:
+        return None
+    return [frechet_distance(generated, references) for generated, references in rest]
+
+
+def _but(parts: Sequence[Matrix], k: int) -> Matrix:
+    return np.concatenate([part for i, part in enumerate(parts) if i != k])
 
 
 def _psd_sqrt(cov: Matrix) -> Matrix:

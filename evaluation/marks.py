@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from evaluation.errors import ScoreError
-from evaluation.fid import frechet_distance, full_rank
+from evaluation.fid import distances_without, frechet_distance, full_rank
 from evaluation.folders import Fault
 from evaluation.formula import check_metrics
 from evaluation.report import ScoreReport, StyleScore
@@ -88,9 +88,18 @@ def report_of(
         variants=dict(first.variants),
         missing=sorted(missing),
         faults=[*faults, *_fid_faults(len(generated), *references.shape)],
+        fid_without=_without(marks, scale),
     )
     check_metrics(report.metrics)
     return report
+
+
+def _without(marks: Mapping[str, StyleMarks], scale: float) -> dict[str, float]:
+    """FID of the set without each style; empty where it is not defined."""
+    generated = [one.generated.numpy() for one in marks.values()]
+    references = [one.references.numpy() for one in marks.values()]
+    rest = distances_without(generated, references)
+    return {} if rest is None else {s: scale * fid for s, fid in zip(marks, rest, strict=True)}
 
 
 def _fid_faults(n: int, m: int, dims: int) -> list[Fault]:

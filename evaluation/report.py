@@ -84,7 +84,8 @@ class StyleScore:
 class ScoreReport:
     """The score of a set, and what it rests on.
 
-    `fid` is None, and so is the final score, with fewer than two pictures on either side.
+    `fid` is None, and so is the final score, with fewer than two pictures on either side. `fid_without`: FID of the
+    set without each style, which tells what that style does to it; empty where that is not known.
     """
 
     styles: dict[str, StyleScore]
@@ -93,6 +94,7 @@ class ScoreReport:
     variants: dict[str, str]
     missing: list[str] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
+    fid_without: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def n_pictures(self) -> int:
@@ -149,8 +151,12 @@ class ScoreReport:
             "variants": self.variants,
             "versions": versions(),
             "faults": [fault.to_json() for fault in self.faults],
-            "styles": {style: score.to_json() for style, score in self.styles.items()},
+            "styles": {style: self._style(style) for style in self.styles},
         }
+
+    def _style(self, style: str) -> dict[str, Any]:
+        without = {"fid_without": self.fid_without[style]} if style in self.fid_without else {}
+        return without | self.styles[style].to_json()
 
     def write(self, path: Path | str) -> None:
         """Write the JSON beside its place and rename it, so that a reader never sees half of it."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+from data.challenge import ChallengeSet
 from jdx.backends.base import ModelSpec
 from jdx.files import write_text
 
@@ -23,6 +26,31 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file, read once per process and change of its size or time."""
     stat = path.stat()
     return _digest(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+
+
+def set_digest(styles: Mapping[str, tuple[Iterable[str], Iterable[str]]]) -> str:
+    """24 hexadecimal digits of what a challenge set asks for, of {style: (references' digests, prompts)}.
+
+    The same for the same pictures and prompts in another folder, under other file names or in another order.
+    """
+    content = {
+        style: [sorted(references), sorted(prompts)] for style, (references, prompts) in styles.items()
+    }
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def data_identity(challenge: ChallengeSet) -> dict[str, Any]:
+    """What a trial's scores stand for: digest, styles and prompts of its set."""
+    content = {
+        style.id: ([file_digest(one.path) for one in style.references], [one.text for one in style.prompts])
+        for style in challenge.styles
+    }
+    return {
+        "digest": set_digest(content),
+        "styles": len(challenge.styles),
+        "prompts": challenge.n_prompts,
+    }
 
 
 def model_identity(model: ModelSpec, cache: Path | None = None) -> str:

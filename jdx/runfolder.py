@@ -11,12 +11,15 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from jdx import observer
+from jdx.digests import data_identity
 from jdx.errors import ConfigError, Fault
 from jdx.files import write_text
 from jdx.schema import plain
@@ -158,10 +161,13 @@ def record(
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """trial.json: what ran where, how long each stage took, how much was reused, and the store's entries."""
+    swept = observer.current().run
     return {
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "environment": bench.backend.describe(),
         "identity": dict(bench.identity),
+        "data": data_identity(bench.challenge),
+        "sweep": None if swept is None else {**asdict(swept), "id": swept.id},
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
         "stages": {stage: {k: max(0, n) for k, n in tally.items()} for stage, tally in bench.made.items()},
         "failed_styles": {

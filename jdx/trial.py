@@ -14,7 +14,7 @@ from data.challenge import ChallengeSet, DataError, read_challenge
 from jdx import observer, runfolder
 from jdx.backends import make_backend
 from jdx.backends.base import ModelSpec
-from jdx.digests import model_identity
+from jdx.digests import data_identity, model_identity
 from jdx.disk import told
 from jdx.errors import BackendError, ConfigError, Fault
 from jdx.progress import Progress
@@ -80,7 +80,7 @@ def run(config: TrialConfig, run_dir: Path, challenge: ChallengeSet | None = Non
         bench, seeds = open_bench(config, read_set(config) if challenge is None else challenge, progress)
         with owned(run_dir), Crew(devices_of(config)) as crew:
             bench = replace(bench, crew=crew)
-            bench.tracker.start(_run_info(config, run_dir))
+            bench.tracker.start(_run_info(bench, run_dir))
             try:
                 return _stages(bench, run_dir, seeds)
             finally:
@@ -135,7 +135,8 @@ def open_bench(config: TrialConfig, challenge: ChallengeSet, progress: Progress)
     return replace(bench, identity=identity), seeds
 
 
-def _run_info(config: TrialConfig, run_dir: Path) -> RunInfo:
+def _run_info(bench: Bench, run_dir: Path) -> RunInfo:
+    config = bench.config
     chosen = config.method.select.candidates
     selected = (f"best-of:{chosen}",) if chosen > 1 else ()
     tags = (
@@ -150,7 +151,8 @@ def _run_info(config: TrialConfig, run_dir: Path) -> RunInfo:
     return RunInfo(
         name=name,
         run_dir=run_dir,
-        config=plain(config),
+        config=plain(config)
+        | {"jdx": {"identity": dict(bench.identity), "data": data_identity(bench.challenge)}},
         group=config.tracker.group or (swept.study if swept else None),
         tags=tags,
         id=swept.id if swept else None,

@@ -10,7 +10,16 @@ import torch
 from PIL import Image
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from evaluation.fid import Matrix, Resize, frechet_distance, full_rank, pooled, resize_for_inception
+from evaluation.fid import (
+    WIDEST_PARTED,
+    Matrix,
+    Resize,
+    distances_without,
+    frechet_distance,
+    full_rank,
+    pooled,
+    resize_for_inception,
+)
 from evaluation.judges import NetworkSpec
 from evaluation.loaders import LOADERS
 from evaluation.weights import Located
@@ -115,3 +124,21 @@ def test_tf1_resize_equals_torch_fidelity() -> None:
 def test_unknown_resize_is_refused() -> None:
     with pytest.raises(ValueError, match="'cubic' is not one of tf1, antialias"):
         resize_for_inception(torch.zeros(1, 3, 8, 8), "cubic")  # type: ignore[arg-type]
+
+
+def test_fid_without_each_part_is_scipys_of_the_others() -> None:
+    generated = [_features(20, 4, seed) for seed in range(3)]
+    references = [_features(15, 4, 10 + seed) for seed in range(3)]
+    found = distances_without(generated, references)
+    assert found is not None
+    for k, fid in enumerate(found):
+        a, b = ([part for i, part in enumerate(parts) if i != k] for parts in (generated, references))
+        assert fid == pytest.approx(_scipy_fid(np.concatenate(a), np.concatenate(b)), rel=1e-6)
+
+
+def test_fid_without_a_part_is_not_told_where_it_means_nothing_or_costs_too_much() -> None:
+    assert distances_without([_features(20, 4, 0)], [_features(20, 4, 1)]) is None  # nothing is left
+    single = [np.ones((1, 4)), np.zeros((1, 4))]
+    assert distances_without(single, [_features(5, 4, 0)] * 2) is None
+    wide = np.zeros((3, WIDEST_PARTED + 1))
+    assert distances_without([wide, wide], [wide, wide]) is None

@@ -97,6 +97,9 @@ def test_trial_leaves_all_that_is_promised(lab: Lab, tiny_sd: Path) -> None:
     assert (run / "report.html").stat().st_size > 1000
     assert result.report == run / "report.html"
     assert list((lab.root / "store" / ".work").iterdir()) == []
+    about = json.loads((run / "trial.json").read_text())
+    assert (about["data"]["styles"], about["data"]["prompts"], about["sweep"]) == (2, 4, None)
+    assert all("fid_without" in style for style in metrics["styles"].values())
 
 
 def test_saved_adapter_draws_our_picture_in_a_plain_pipeline(lab: Lab, tiny_sd: Path) -> None:
