@@ -1,9 +1,11 @@
 """What each method does, measured on the mini world: mean and spread over seeds, as a Markdown table.
 
-    python -m benchmarks.effects [--seeds 0 1 2] [--only base dreambooth] [--write docs/mini-world.md]
+    python -m benchmarks.effects [--seeds 0 1 2] [--only base DreamBooth] [--write docs/mini-world.md]
+    python -m benchmarks.effects --table --write docs/mini-world.md    # of what is measured; runs nothing
 
 Every row is an ordinary trial (`jdx.trial.run`) on the sample set: 4 styles, 10 references, 12 prompts each. Trials
-share a store, so DreamBooth's adapters are trained once per seed and used by every method that builds on them.
+share a store, so DreamBooth's adapters are trained once per seed and used by every method that builds on them. Several
+of these commands may fill one --out at once, one per seed for example (with `backend.threads=1` on a CPU).
 """
 
 from __future__ import annotations
@@ -36,9 +38,28 @@ ROWS: dict[str, tuple[str, ...]] = {
     "DreamBooth": ("method=dreambooth",),
     "DreamBooth, 800 steps": ("method=dreambooth", "train.steps=800"),
     "+ prior": ("method=prior", "method.prior.per_word=2"),
+    "+ prior as half of the samples": (
+        "method=dreambooth",
+        "method.prior.fraction=0.5",
+        "method.prior.per_word=2",
+    ),
     "+ average init": ("method=average",),
     "StyleID on base": ("method=styleid",),
     "StyleID on DreamBooth": ("method=styleid_db",),
+    "StyleID, most similar reference": ("method=styleid_db", "method.styleid.reference=most_similar"),
+    "StyleID + average init": ("method=styleid_db", "method.init.picture=average"),
+    "+ VAE enhancer": ("method=vae_enhancer",),
+    "textual inversion": ("method=textual_inversion", "lora.rank=0"),
+    "+ textual inversion": ("method=dreambooth_ti",),
+    "+ text encoder": ("method=dreambooth", "lora.text_encoder.rank=8"),
+    "+ feed-forward": ("method=dreambooth", "lora=attention_ff"),
+    "+ min-SNR 5": ("method=dreambooth", "train.min_snr_gamma=5.0"),
+    "+ EMA .99": ("method=dreambooth", "train.ema_decay=0.99"),
+    "DoRA": ("method=dreambooth", "lora.dora=true"),
+    "one joint adapter, rank 128": ("method=dreambooth", "lora=joint", "lora.rank=128", "train.steps=1600"),
+    "blended branches": ("method=blend",),
+    "+ origin_scale .2": ("method=dreambooth", "method.prompts.origin_scale=0.2"),
+    "best of 4 candidates": ("method=dreambooth", "method.select.candidates=4"),
     "overfit: DreamBooth": ("method=dreambooth", *OVERFIT),
     "overfit: + prior": ("method=prior", "method.prior.per_word=2", *OVERFIT),
 }
@@ -57,19 +78,23 @@ def settings(*overrides: str) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def measure(rows: Sequence[str], seeds: Sequence[int], out: Path, extra: Sequence[str]) -> Scores:
-    """Run every trial that `out` does not hold yet; returns {row: {seed: metrics}}."""
+def measure(
+    rows: Sequence[str], seeds: Sequence[int], out: Path, extra: Sequence[str], run: bool = True
+) -> Scores:
+    """Run the trials that `out` does not hold yet, unless told not to; returns {row: {seed: metrics}}."""
     scores: Scores = {row: {} for row in rows}
     for seed in seeds:
         for row in rows:
             folder = out / f"seed{seed}" / "".join(letter if letter.isalnum() else "_" for letter in row)
             if not (folder / "metrics.json").is_file():
+                if not run:
+                    continue
                 start = time.perf_counter()
                 words = [*COMMON, *ROWS[row], *extra, f"train.seed={seed}", f"store.root={out / 'store'}"]
                 trial.run(validation.build(settings(*words)), folder)
                 print(f"{row}, seed {seed}: {time.perf_counter() - start:.0f} s", flush=True)
             scores[row][seed] = json.loads((folder / "metrics.json").read_text())
-    return scores
+    return {row: by_seed for row, by_seed in scores.items() if by_seed}
 
 
 def table(scores: Scores) -> str:
@@ -137,19 +162,21 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument(
-        "--steps", type=int, default=400, help="training steps of all but the overfitting rows"
-    )
+    parser.add_argument()
     parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--out", type=Path, default=Path("outputs/effects"))
     parser.add_argument("--write", type=Path, help="a Markdown file with the marks")
+    parser.add_argument("--table", action="store_true", help="tabulate what --out holds, run nothing")
     parser.add_argument("overrides", nargs="*", help="further settings for every trial")
     options = parser.parse_args()
-    scores = measure(options.only, options.seeds, options.out.absolute(), options.overrides)
+    scores = measure(
+        options.only, options.seeds, options.out.absolute(), options.overrides, not options.table
+    )
     environment = json.loads(next(options.out.absolute().glob("seed*/*/trial.json")).read_text())[
         "environment"
     ]
-    head = f"{len(options.seeds)} seeds; {environment['device']}, torch {environment['torch']}, {environment['dtype']}."
+    seeds = f"{len(options.seeds)} seeds (one where no spread is given)"
+    head = f"{seeds}; {environment['device']}, torch {environment['torch']}, {environment['dtype']}."
     text = f"{head} `python -m benchmarks.effects`\n\n{table(scores)}\n\n{claims(scores)}"
     print(text)
     if options.write:
