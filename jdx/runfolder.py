@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from PIL import Image
 
 from jdx import observer
 from jdx.digests import data_identity
@@ -121,18 +122,30 @@ def _link(source: Path, target: Path) -> None:
 
 
 def put_pictures(
-    run_dir: Path, pictures: Mapping[str, Path], name: str = "images"
+    run_dir: Path, pictures: Mapping[str, Path], name: str = "images", size: int | None = None
 ) -> dict[str, dict[str, Path]]:
-    """Copy images/NN/PROMPT.png; returns {style: {prompt: path}}. Copies, since people edit pictures in place."""
+    """Copy images/NN/PROMPT.png; returns {style: {prompt: path}}. Copies, since people edit pictures in place.
+
+    size: pixels a side that the copies are resized to (Lanczos); None = as they were drawn.
+    """
     placed: dict[str, dict[str, Path]] = {}
     for style, folder in pictures.items():
         target = run_dir / name / style
         target.mkdir(parents=True, exist_ok=True)
         placed[style] = {}
         for source in sorted(folder.glob("*.png")):
-            shutil.copyfile(source, target / source.name)
+            _put_picture(source, target / source.name, size)
             placed[style][source.stem] = target / source.name
     return placed
+
+
+def _put_picture(source: Path, target: Path, size: int | None) -> None:
+    with Image.open(source) as picture:
+        if size not in {None, picture.width}:
+            assert size is not None
+            picture.resize((size, size), Image.Resampling.LANCZOS).save(target)
+            return
+    shutil.copyfile(source, target)
 
 
 def put_losses(run_dir: Path, adapters: Adapters) -> dict[str, list[tuple[int, float]]]:

@@ -339,6 +339,9 @@ class Sampler:
     guidance_scale: Annotated[float, Field(ge=1.0, le=50.0)]  # 1 = no classifier-free guidance
     negative_prompt: str
     resolution: Annotated[int, Field(ge=64, le=2048, multiple_of=8)]  # pixels
+    output_resolution: Annotated[int | None, Field(ge=64, le=2048)] = (
+        None  # what is kept and scored; null = resolution
+    )
     lora_scale: Annotated[float, Field(ge=0.0, le=4.0)] = 1.0
     seed: Seed | None = None  # null = train.seed; each picture's seed is drawn from (this, style, prompt)
     seeds: Location | None = None  # a seeds.json that fixes the seeds of some pictures

@@ -248,7 +248,7 @@ def _group(
     for stage, folders in drawn.stages.items():
         work.add(stage, folders)
     runfolder.put_pictures(run_dir, drawn.content, "content")
-    placed = runfolder.put_pictures(run_dir, drawn.final)
+    placed = runfolder.put_pictures(run_dir, drawn.final, size=bench.config.sampler.output_resolution)
     if drawn.chosen:
         work.seeds |= drawn.seeds
         work.chosen |= drawn.chosen

@@ -3,8 +3,11 @@
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from jdx import runfolder
 from jdx.errors import ConfigError
 from jdx.runfolder import owned
 
@@ -43,3 +46,16 @@ def test_two_at_once_are_told_apart(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="another process"), owned(tmp_path):
             pytest.fail("entered")
         assert (tmp_path / "seeds.json").exists()
+
+
+def test_pictures_are_resized_only_when_asked(tmp_path: Path) -> None:
+    picture = Image.effect_noise((96, 96), 60).convert("RGB")
+    (tmp_path / "drawn").mkdir()
+    picture.save(tmp_path / "drawn" / "Ice cream.png")
+    for name, size in (("as_drawn", None), ("same", 96), ("smaller", 64)):
+        placed = runfolder.put_pictures(tmp_path, {"00": tmp_path / "drawn"}, name, size)
+        kept = Image.open(placed["00"]["Ice cream"])
+        expected = picture if size != 64 else picture.resize((64, 64), Image.Resampling.LANCZOS)
+        assert np.array_equal(np.asarray(kept), np.asarray(expected))
+        untouched = (tmp_path / "drawn" / "Ice cream.png").read_bytes()
+        assert (placed["00"]["Ice cream"].read_bytes() == untouched) == (size != 64)
