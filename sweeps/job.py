@@ -118,9 +118,9 @@ def run(folder: Path, payload: Mapping[str, Any], channel: Channel) -> Mapping[s
     }
 
 
-def _config(text: str) -> DictConfig:
+def _config(written: Any) -> DictConfig:
     """The configuration with Hydra's own part in its types, as Hydra wants it."""
-    loaded = OmegaConf.create(text)
+    loaded = OmegaConf.create(written)
     assert isinstance(loaded, DictConfig)
     config = OmegaConf.create({"hydra": OmegaConf.structured(HydraConf)})
     for node in (config, config.hydra):  # Hydra's own groups add keys that its record does not know

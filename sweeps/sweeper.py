@@ -29,6 +29,7 @@ from launcher.factory import Launch, LauncherSettingsError
 from launcher.factory import build as build_launch
 from launcher.folder import write_atomic
 from sweeps import warm
+from sweeps.compose import Composer, has_text_keys
 from sweeps.content import Content, content_of
 from sweeps.controller import Controller, Rules, TooManyFailuresError
 from sweeps.job import TARGET, task_of
@@ -59,7 +60,7 @@ class Setting:
     name: str
     folder: Path
     config: DictConfig  # the sweep's own, as Hydra composed it
-    context: HydraContext
+    composer: Composer
     task: Mapping[str, str]
     launch: Launch
 
@@ -109,20 +110,16 @@ class Setting:
             name=name,
         )
 
-    def _job_config(self, ticket: Ticket, seed: int | None) -> str:
-        """The trial's configuration as YAML, composed here: what is in conf/ now is what all trials run on."""
-        config = self.context.config_loader.load_sweep_config(
-            self.config, self.overrides(ticket.params, seed)
-        )
-        with open_dict(config):
-            config.hydra.job.id = f"{self.name}_{ticket.number}"
-            config.hydra.job.num = ticket.number
-            config.hydra.mode = RunMode.MULTIRUN
-            config.hydra.sweep.dir = str(self.folder)
-            config.hydra.sweeper = {}
-            if seed is not None:
-                config.hydra.sweep.subdir = f"{config.hydra.sweep._get_node('subdir')._value()}/seed_{seed}"
-        return OmegaConf.to_yaml(config, resolve=False)
+    def _job_config(self, ticket: Ticket, seed: int | None) -> Any:
+        """The trial's configuration, composed here: what is in conf/ now is what all trials run on."""
+        config = self.composer(self.overrides(ticket.params, seed)[len(self.space.fixed) :])
+        hydra = config["hydra"]
+        hydra["job"] |= {"id": f"{self.name}_{ticket.number}", "num": ticket.number}
+        hydra["sweep"]["dir"] = str(self.folder)
+        hydra |= {"mode": RunMode.MULTIRUN.name, "sweeper": {}}
+        if seed is not None:
+            hydra["sweep"]["subdir"] = f"{hydra['sweep']['subdir']}/seed_{seed}"
+        return config if has_text_keys(config) else OmegaConf.to_yaml(OmegaConf.create(config))
 
 
 def sweep(
@@ -171,8 +168,9 @@ def prepare(
     with open_dict(config):
         config.hydra.sweeper.study_name = name
     folder = Path(str(config.hydra.sweep.dir)).absolute()
+    composer = Composer(context.config_loader, config, space.fixed)
     task = task_of(task_function)
-    return Setting(settings, space, points, content, name, folder, config, context, task, launch)
+    return Setting(settings, space, points, content, name, folder, config, composer, task, launch)
 
 
 def _points(settings: Settings, space: Space) -> list[dict[str, Value]] | None:
