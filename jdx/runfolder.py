@@ -43,6 +43,7 @@ RESULTS = (
     *MARKS,
     "adapters",
     "content",
+    "diagnosis.json",
     "images",
     "losses.csv",
     "metrics.json",

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+DIAGNOSIS = "diagnosis.json"
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -24,6 +25,7 @@ class RunFolder:
         self.metrics: dict[str, Any] = self._mapping("metrics.json", json.loads, "the run has no score yet")
         self.references = self._read_references()
         self.losses = self._read_losses()
+        self.diagnosis = self._read_diagnosis()
 
     def config_text(self) -> str:
         """The composed config as YAML text."""
@@ -69,6 +71,21 @@ class RunFolder:
         if not isinstance(scores, dict):
             return {}
         return {prompt: values for prompt, values in scores.items() if isinstance(values, dict)}
+
+    def _read_diagnosis(self) -> dict[str, Any]:
+        """What `python -m jdx.diagnose` left, if somebody ran it."""
+        if not (self.root / DIAGNOSIS).exists():
+            return {}
+        return self._mapping(DIAGNOSIS, json.loads, "the likely faults are not shown")
+
+    def findings(self, style: str) -> list[dict[str, Any]]:
+        """Findings of one style, as diagnosis.json has them: {"kind", "text", "prompt"}."""
+        styles = self.diagnosis.get("styles")
+        one = styles.get(style) if isinstance(styles, dict) else None
+        found = one.get("findings") if isinstance(one, dict) else None
+        if not isinstance(found, list):
+            return []
+        return [item for item in found if isinstance(item, dict) and {"kind", "text"} <= set(item)]
 
     def _read_references(self) -> dict[str, list[Path]]:
         raw = self._mapping("references.json", json.loads, "the reference pictures are not shown")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -39,6 +40,14 @@ STYLE_METRICS = tuple(metric for metric in METRICS if metric.key != "fid")
 
 
 @dataclass(frozen=True)
+class Fault:
+    """A likely fault, as the diagnosis names and tells it."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
 class PictureView:
     """One thumbnail. `link` is the full picture, relative to the page; the page works without it."""
 
@@ -47,6 +56,13 @@ class PictureView:
     link: str
     note: str = ""
     miss: str = ""
+    faults: tuple[Fault, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """What is wrong, for the enlarged picture."""
+        told = [f"{fault.kind}: {fault.text}" for fault in self.faults]
+        return "\n".join(told) or self.miss
 
 
 @dataclass(frozen=True)
@@ -58,6 +74,12 @@ class StyleView:
     scores: Mapping[str, float | None]
     references: tuple[PictureView, ...]
     pictures: tuple[PictureView, ...]
+    faults: tuple[Fault, ...] = ()
+
+    @property
+    def faulty(self) -> int:
+        """How many pictures have a likely fault."""
+        return sum(bool(picture.faults) for picture in self.pictures)
 
 
 @dataclass(frozen=True)
@@ -79,6 +101,8 @@ class PageView:
     command: str
     config: str
     problems: tuple[str, ...]
+    diagnosed: bool
+    kinds: Mapping[str, int]  # of fault -> pictures that have it
 
 
 def page_view(folder: RunFolder) -> PageView:
@@ -106,7 +130,14 @@ def page_view(folder: RunFolder) -> PageView:
         command=command,
         config=config,
         problems=_problems(folder, ids),
+        diagnosed=bool(folder.diagnosis),
+        kinds=_kinds(styles),
     )
+
+
+def _kinds(styles: list[StyleView]) -> dict[str, int]:
+    every = [{fault.kind for fault in picture.faults} for style in styles for picture in style.pictures]
+    return dict(Counter(kind for kinds in every for kind in sorted(kinds)).most_common())
 
 
 Thumbs = Mapping[Path, str | None]
@@ -120,6 +151,9 @@ def _style_view(folder: RunFolder, style: str, thumbs: Thumbs) -> StyleView:
     raw = folder.style_scores().get(style, {})
     scores = {metric.key: _number(raw.get(metric.key)) for metric in STYLE_METRICS}
     details = folder.picture_scores(style)
+    faults: dict[str | None, list[Fault]] = {}
+    for found in folder.findings(style):
+        faults.setdefault(found.get("prompt"), []).append(Fault(str(found["kind"]), str(found["text"])))
     return StyleView(
         id=style,
         part=_style_part(scores),
@@ -129,9 +163,13 @@ def _style_view(folder: RunFolder, style: str, thumbs: Thumbs) -> StyleView:
             for path in folder.references.get(style, [])
         ),
         pictures=tuple(
-            _picture(folder.root, path, prompt, details.get(prompt, {}), thumbs[path])
+            replace(
+                _picture(folder.root, path, prompt, details.get(prompt, {}), thumbs[path]),
+                faults=tuple(faults.get(prompt, ())),
+            )
             for prompt, path in folder.pictures(style).items()
         ),
+        faults=tuple(faults.get(None, ())),
     )
 
 
