@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -104,22 +105,30 @@ def measure(python: str, upstream: bool, trials: int, seconds: float) -> dict[st
         start = time.perf_counter()
         subprocess.run([python, "app.py", *words], cwd=folder, env=env, check=True, capture_output=True)
         wall = time.perf_counter() - start
-        spans = [tuple(map(float, line.split())) for line in (folder / "times").read_text().splitlines()]
+        rows = [line.split() for line in (folder / "times").read_text().splitlines()]
+    spans = [(float(begin), float(end)) for begin, end in rows]
     assert len(spans) == trials, f"{len(spans)} of {trials} trials ran"
-    busy = sum(end - begin for begin, end in spans)
     first, last = min(begin for begin, _ in spans), max(end for _, end in spans)
     return {
         "wall seconds": round(wall, 2),
         "seconds per trial from first to last": round((last - first) / trials, 4),
-        "slots busy, %": round(100 * busy / (SLOTS * (last - first)), 1) if seconds else 0.0,
+        "slots busy, %": round(100 * busy_share(spans), 1) if seconds else 0.0,
     }
 
 
+def busy_share(spans: list[tuple[float, float]]) -> float:
+    """Share of the slots' time that trials fill, from when all slots have one to when the last trial begins."""
+    begins = sorted(begin for begin, _ in spans)
+    opens, closes = begins[SLOTS - 1], begins[-1]
+    busy = sum(max(0.0, min(end, closes) - max(begin, opens)) for begin, end in spans)
+    return busy / (SLOTS * (closes - opens))
+
+
 def reuse() -> dict[str, int]:
-    """How many styles two sweeps train: twenty ways of drawing; four step counts of which each contains the last."""
+    """How many steps two sweeps train: twenty ways of drawing (4 steps); four step counts of one training (1200)."""
     sweeps = {
         "20 ways of drawing": ["train.steps=4", "sampler.guidance_scale=range(1.5,11.5,0.5)"],
-        "steps 250, 500, 800, 1200": ["train.steps=1200,800,500,250", "train.snapshots=[250]"],
+        "steps 250, 500, 800, 1200": ["train.steps=250,500,800,1200"],
     }
     common = [
         "debug=tiny",
@@ -138,9 +147,11 @@ def reuse() -> dict[str, int]:
             }
             command = [sys.executable, "-m", "jdx.train", "-m", *common, *words]
             subprocess.run(command, cwd=name, env=env, check=True, capture_output=True)
-            records = [json.loads(path.read_text()) for path in Path(name).glob("multirun/*/*/trial.json")]
-        counts[f"{what}: trials"] = len(records)
-        counts[f"{what}: trainings"] = sum(record["stages"]["train"]["made"] for record in records)
+            logs = [path.read_text() for path in Path(name).glob("multirun/*/jobs/*/log.txt")]
+        counts[f"{what}: trials"] = len(logs)
+        counts[f"{what}: steps trained"] = sum(
+            int(n) for log in logs for n in re.findall(r"training: done, (\d+)/", log)
+        )
     return counts
 
 
