@@ -17,6 +17,7 @@ from launcher.settings import JobSettings
 EXECUTORS = {
     "gpu_pool": ("launcher.settings:PoolSettings", "launcher.gpu_pool:GpuPool"),
     "slurm": ("launcher.cluster_settings:SlurmSettings", "launcher.slurm:SlurmExecutor"),
+    "hydra": ("launcher.hydra_batches:HydraSettings", "launcher.hydra_batches:HydraBatches"),
     "ray": ("launcher.cluster_settings:RaySettings", "launcher.ray:RayExecutor"),
 }
 """name: (record of its settings, its class). Imported when asked for: an executor's engine may not be installed."""

@@ -56,7 +56,7 @@ class Worker:
         with theirs, (spec.folder / LOG).open("ab") as log:
             process = subprocess.Popen(
                 command,
-                env=_with_path({**env, processes.TAG: tag}),
+                env=with_path({**env, processes.TAG: tag}),
                 pass_fds=[theirs.fileno(), *fds],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -123,8 +123,8 @@ class Worker:
         return failures.kind_of_exit(code, failures.oom_kills() - self.oom_kills)
 
 
-def _with_path(env: dict[str, str]) -> dict[str, str]:
-    """The worker must find this package from any folder, also when it is a checkout that is not installed."""
+def with_path(env: dict[str, str]) -> dict[str, str]:
+    """The environment of a worker: it finds this package from any folder, also a checkout that is not installed."""
     known = env.get("PYTHONPATH", "").split(os.pathsep)
     if "site-packages" not in ROOT.parts and str(ROOT) not in known:
         env["PYTHONPATH"] = os.pathsep.join([*filter(None, known), str(ROOT)])

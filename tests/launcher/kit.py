@@ -100,7 +100,8 @@ class ExecutorKit:
     def running(self, executor: Executor, handle: Handle, file: str = "starts") -> int:
         """Wait until a job has written a file of its own; returns the worker's pid."""
         folder = Path(handle["folder"])
-        self.until(executor, [handle], lambda s: (folder / file).exists())
+        done = self.until(executor, [handle], lambda s: (folder / file).exists() or s[handle["id"]].over)
+        assert (folder / file).exists(), done
         return int(read_lease(folder)["pid"])
 
     # -- the ordinary way -------------------------------------------------------------------------------------------

@@ -1,0 +1,238 @@
+"""Any Hydra launcher behind the contract of executors, in batches, as Hydra's own sweepers use them.
+
+Its limits are the launchers': the next batch starts when the slowest job of this one has ended; cards are not leased
+(each job sees what the launcher gives it); a worker serves one job; a job that the launcher itself has lost is seen
+when its batch ends. Everything that happens inside a job's folder is as with every executor.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass as record
+
+from launcher import processes
+from launcher.base import AlreadyRunningError, Executor, Handle, JobSpec, Kind, State, Status
+from launcher.folder import (
+    Lease,
+    is_held,
+    read_json,
+    read_lease,
+    read_result,
+    status_of,
+    write_atomic,
+    write_job,
+    write_result,
+)
+from launcher.hydra_batch import CANCELLED
+from launcher.settings import CONFIG
+from launcher.warm import with_path
+
+BATCH = ".hydra_batch.json"
+"""In a job's folder: which batch it belongs to."""
+
+
+@record(frozen=True, kw_only=True, config=CONFIG)
+class HydraSettings:
+    """A launcher by Hydra's name and how it is used."""
+
+    launcher: str = "basic"
+    """As in hydra/launcher=NAME: basic, joblib, submitit_local, submitit_slurm, ..."""
+    batch_size: Annotated[int, Field(ge=1, le=10_000)] = 4
+    """Jobs handed over together."""
+    overrides: list[str] = field(default_factory=list)
+    """The launcher's own settings: [hydra.launcher.n_jobs=4]."""
+
+
+@dataclass
+class _Batch:
+    folder: Path
+    process: subprocess.Popen[bytes]
+    ids: list[str]
+
+
+class HydraBatches(Executor):
+    """Jobs of one batch run side by side or one after the other, as the launcher does it."""
+
+    name = "hydra"
+
+    def __init__(self, settings: HydraSettings | None = None):
+        self.settings = settings or HydraSettings()
+        self._jobs: dict[str, tuple[Path, int]] = {}
+        self._final: dict[str, Status] = {}
+        self._queue: list[str] = []
+        self._batch: _Batch | None = None
+        self._count = 0
+
+    def capacity(self, like: JobSpec | None = None) -> int:
+        """Room in the batch that comes next; none as long as one runs."""
+        self._drive(start=False)
+        return 0 if self._batch else max(0, self.settings.batch_size - len(self._queue))
+
+    def submit(self, spec: JobSpec) -> Handle:
+        """Into the next batch, which starts at the next `poll`."""
+        lease = Lease.take(spec.folder)
+        try:
+            write_job(spec)
+            (spec.folder / BATCH).unlink(missing_ok=True)
+        finally:
+            lease.close()
+        self._jobs[spec.id] = (spec.folder.absolute(), spec.attempt)
+        self._final.pop(spec.id, None)
+        self._queue.append(spec.id)
+        return {
+            "id": spec.id,
+            "folder": str(spec.folder.absolute()),
+            "attempt": spec.attempt,
+            "executor": self.name,
+        }
+
+    def poll(self, handles: Iterable[Handle]) -> dict[str, Status]:
+        """See `Executor`."""
+        names = [self._known(handle) for handle in handles]
+        self._drive(start=True)
+        return {name: self._status(name) for name in names}
+
+    def adopt(self, handle: Handle) -> bool:
+        """A job that runs, has its result, or whose batch is still being worked on."""
+        folder, attempt = Path(handle["folder"]), int(handle["attempt"])
+        ours = is_held(folder) and read_lease(folder).get("attempt") == attempt
+        return ours or read_result(folder, attempt) is not None or self._in_live_batch(folder, attempt)
+
+    def cancel(self, handle: Handle, grace: float = 5.0) -> None:
+        """See `Executor`."""
+        self.cancel_all([handle], grace)
+
+    def cancel_all(self, handles: Iterable[Handle], grace: float = 5.0) -> None:
+        """A job of the batch that has not started yet is given its result now, so the worker refuses it later."""
+        names = [self._known(handle) for handle in handles]
+        self._cancel([name for name in names if not self._status(name).over], grace)
+
+    def _cancel(self, live: list[str], grace: float) -> None:
+        for name in live:
+            if name in self._queue:
+                self._queue.remove(name)
+            folder, attempt = self._jobs[name]
+            lease = read_lease(folder)
+            if is_held(folder) and lease.get("attempt") == attempt and lease.get("pid"):
+                processes.ask(int(lease["pid"]), lease.get("born"))
+            else:
+                self._say(name, "cancelled before it started")
+        deadline = time.monotonic() + grace
+        while not all(self._status(name).over for name in live) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for name in live:
+            if not self._status(name).over:
+                folder, attempt = self._jobs[name]
+                lease = read_lease(folder)
+                reason = f"cancelled, and killed after {grace:g} s"
+                write_atomic(folder / CANCELLED, json.dumps({"attempt": attempt, "reason": reason}))
+                processes.kill_tree(int(lease.get("pid", 0)), lease.get("born"), str(lease.get("tag", "")))
+                self._say(name, reason)
+
+    def close(self, *, kill: bool) -> None:
+        """See `Executor`; the batch's process goes on for what runs, and starts nothing more once it is killed."""
+        self._queue.clear()
+        if kill and self._batch:
+            batch, self._batch = self._batch, None
+            tag = _tag(batch.folder)
+            processes.kill_tree(batch.process.pid, processes.born(batch.process.pid), tag)
+            batch.process.wait()
+            live = [name for name in batch.ids if not self._status(name).over or is_held(self._jobs[name][0])]
+            for name in live:
+                self._final.pop(name, None)
+            self._cancel(live, grace=0.5)
+
+    # -- batches ----------------------------------------------------------------------------------------------------
+
+    def _drive(self, *, start: bool) -> None:
+        if self._batch and self._batch.process.poll() is not None:
+            self._batch = None
+        if start and self._queue and self._batch is None:
+            names, self._queue = (
+                self._queue[: self.settings.batch_size],
+                self._queue[self.settings.batch_size :],
+            )
+            self._batch = self._begin(names)
+
+    def _begin(self, names: list[str]) -> _Batch:
+        folder = self._jobs[names[0]][0].parent / ".hydra_batches" / uuid.uuid4().hex[:12]
+        folder.mkdir(parents=True)
+        jobs = [{"folder": str(self._jobs[name][0]), "attempt": self._jobs[name][1]} for name in names]
+        content: dict[str, Any] = {
+            "launcher": self.settings.launcher,
+            "overrides": list(self.settings.overrides),
+        }
+        content |= {"jobs": jobs, "first": self._count}
+        write_atomic(folder / "batch.json", json.dumps(content, indent=1))
+        self._count += len(names)
+        env = with_path({**os.environ, processes.TAG: _tag(folder)})
+        with (folder / "log.txt").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "launcher.hydra_batch", str(folder / "batch.json")],
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        record = {"pid": process.pid, "born": processes.born(process.pid), "log": str(folder / "log.txt")}
+        for name in names:
+            path, attempt = self._jobs[name]
+            write_atomic(path / BATCH, json.dumps({**record, "attempt": attempt}))
+        return _Batch(folder, process, names)
+
+    def _in_live_batch(self, folder: Path, attempt: int) -> bool:
+        batch = read_json(folder / BATCH) or {}
+        return batch.get("attempt") == attempt and processes.is_alive(int(batch["pid"]), batch.get("born"))
+
+    def _known(self, handle: Handle) -> str:
+        name = str(handle["id"])
+        self._jobs.setdefault(name, (Path(handle["folder"]), int(handle["attempt"])))
+        return name
+
+    def _status(self, name: str) -> Status:
+        if name in self._final:
+            return self._final[name]
+        folder, attempt = self._jobs[name]
+        if name in self._queue:
+            return Status(State.PENDING, reason="waits for the next batch")
+        alive = self._in_live_batch(folder, attempt)  # asked first: a batch ends after its jobs' results
+        status = status_of(folder, attempt)
+        if status is None or (not status.over and not status.started):
+            if alive or is_held(folder):
+                return Status(State.PENDING, reason="its batch is being launched")
+            log = (read_json(folder / BATCH) or {}).get("log", "the batch's log")
+            status = Status(State.LOST, None, f"its batch ended without it; see {log}", kind=Kind.CRASHED)
+        if status.over:
+            code = (read_result(folder, attempt) or {}).get("code")
+            if code is not None:
+                status = Status(status.state, code, status.reason, status.started, status.gpus, status.kind)
+            self._final[name] = status
+        return status
+
+    def _say(self, name: str, reason: str) -> None:
+        folder, attempt = self._jobs[name]
+        with suppress(AlreadyRunningError):
+            lease = Lease.take(folder)
+            try:
+                if read_result(folder, attempt) is None:
+                    told = {"kind": str(Kind.CANCELLED), "message": reason, "traceback": ""}
+                    write_result(folder, attempt, "failed", error=told)
+            finally:
+                lease.close()
+
+
+def _tag(folder: Path) -> str:
+    return f"batch-{folder.name}"

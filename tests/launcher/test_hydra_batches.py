@@ -1,0 +1,133 @@
+"""Hydra's launchers behind the contract: the kit on `basic`, which runs a batch one after the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jdx import ROOT
+from launcher.base import Executor, Kind, State
+from launcher.factory import build
+from launcher.hydra_batches import HydraBatches, HydraSettings
+from launcher.settings import JobSettings
+from tests.launcher.kit import CONTROLLER, ExecutorKit
+
+
+def make(root: Path, slots: int) -> Executor:
+    """Batches of one: the kit submits more than that and wants them side by side only where it says so."""
+    return HydraBatches(HydraSettings(batch_size=max(slots, 1)))
+
+
+def parallel(root: Path, slots: int) -> Executor:
+    """By joblib, where it is installed."""
+    return HydraBatches(
+        HydraSettings(launcher="joblib", batch_size=slots, overrides=[f"hydra.launcher.n_jobs={slots}"])
+    )
+
+
+class TestBasicLauncher(ExecutorKit):
+    factory = "tests.launcher.test_hydra_batches:make"
+    many = 12
+
+    def test_capacity_is_told_and_respected(self, make: Callable[[int], Executor], tmp_path: Path) -> None:
+        executor = make(2)
+        assert executor.capacity() == 2
+        handles = [executor.submit(self.spec(tmp_path / str(n), "sleep", seconds=0.5)) for n in range(3)]
+        assert executor.capacity() == 0
+        self.running(executor, handles[0])
+        states = [executor.poll(handles)[handle["id"]].state for handle in handles]
+        assert states == [State.RUNNING, State.PENDING, State.PENDING]
+        self.until(executor, handles, lambda s: all(status.over for status in s.values()))
+        self.until(executor, handles, lambda s: executor.capacity() == 2)
+
+    def test_a_killed_worker_is_seen_and_its_neighbour_goes_on(
+        self, make: Callable[[int], Executor], tmp_path: Path
+    ) -> None:
+        executor = make(2)
+        victim, neighbour = (
+            executor.submit(self.spec(tmp_path / name, "sleep", seconds=seconds))
+            for name, seconds in (("victim", 60), ("neighbour", 0))
+        )
+        os.kill(self.running(executor, victim), signal.SIGKILL)
+        status = self.end(executor, victim)
+        assert (status.code, status.kind) == (-signal.SIGKILL, Kind.KILLED)
+        assert self.end(executor, neighbour).code == 0
+
+    def test_a_second_executor_adopts_what_runs_and_what_ended(
+        self, make: Callable[[int], Executor], tmp_path: Path
+    ) -> None:
+        first = make(2)
+        ended = first.submit(self.spec(tmp_path / "ended", "add", a=1, b=2))
+        runs = first.submit(self.spec(tmp_path / "runs", "styles", count=60, pause=0.05))
+        self.end(first, ended)
+        first.close(kill=False)
+        second = make(2)
+        never = {**runs, "folder": str(tmp_path / "never"), "id": f"{tmp_path / 'never'}#0"}
+        assert [second.adopt(handle) for handle in (runs, ended, never)] == [True, True, False]
+        assert self.end(second, ended).code == 0
+        assert self.end(second, runs).code == 0
+        assert len((tmp_path / "runs" / "starts").read_text().split()) == 1
+
+    def test_jobs_outlive_a_killed_controller(self, make: Callable[[int], Executor], tmp_path: Path) -> None:
+        (tmp_path / "job").mkdir()
+        job = {"folder": str(tmp_path / "job"), "target": "tests.launcher.jobs:styles", "gpus": 0}
+        words = json.dumps(
+            [str(tmp_path), self.factory, 1, [job | {"payload": {"count": 40, "pause": 0.05}, "name": "job"}]]
+        )
+        command = [sys.executable, "-c", CONTROLLER, words]
+        with subprocess.Popen(command, stdout=-1, text=True, start_new_session=True) as controller:
+            assert controller.stdout is not None
+            (handle,) = json.loads(controller.stdout.readline())
+            deadline = time.monotonic() + self.patience
+            while not (tmp_path / "job" / "starts").exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            os.killpg(controller.pid, signal.SIGKILL)
+        executor = make(1)
+        assert executor.adopt(handle)
+        assert self.end(executor, handle).code == 0
+        assert len((tmp_path / "job" / "starts").read_text().split()) == 1
+
+
+@pytest.mark.skipif(
+    find_spec("hydra_plugins.hydra_joblib_launcher") is None, reason="no joblib launcher here"
+)
+class TestJoblibLauncher(ExecutorKit):
+    factory = "tests.launcher.test_hydra_batches:parallel"
+    many = 12
+
+    def test_capacity_is_told_and_respected(self, make: Callable[[int], Executor], tmp_path: Path) -> None:
+        executor = make(2)
+        handles = [executor.submit(self.spec(tmp_path / str(n), "sleep")) for n in range(3)]
+        for handle in handles[:2]:
+            self.running(executor, handle)
+        assert executor.capacity() == 0
+        assert executor.poll(handles)[handles[2]["id"]].state is State.PENDING, "until the batch has ended"
+        executor.cancel_all(handles[:2], grace=1.0)
+        self.running(executor, handles[2])
+
+
+def test_the_yaml_is_the_records_defaults() -> None:
+    content = yaml.safe_load((ROOT / "conf" / "launcher" / "hydra.yaml").read_text())
+    assert content == {"name": "hydra", **asdict(JobSettings()), **asdict(HydraSettings())}
+    assert build(content).own == HydraSettings()
+
+
+def test_a_launcher_that_is_not_there_is_told(tmp_path: Path) -> None:
+    executor = HydraBatches(HydraSettings(launcher="no_such"))
+    kit = TestBasicLauncher()
+    handle = executor.submit(kit.spec(tmp_path / "job", "add", a=1, b=2))
+    status = kit.end(executor, handle)
+    assert status.state is State.LOST
+    assert "no_such" in Path(status.reason.rpartition(" ")[2]).read_text()
