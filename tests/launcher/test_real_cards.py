@@ -118,7 +118,7 @@ def test_a_killed_workers_memory_is_free_again(pool: GpuPool, tmp_path: Path) ->
 
 
 def test_a_process_without_a_lease_closes_its_card(pool: GpuPool) -> None:
-    code = "import torch, sys; x = torch.zeros(3 << 30, dtype=torch.uint8, device='cuda'); print(1, flush=True); input()"
+    code = "import torch; x = torch.zeros(3 << 30, dtype=torch.uint8, device='cuda'); print(1, flush=True); input()"
     free = pool.capacity()
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": CARDS[0].id}
     with subprocess.Popen([sys.executable, "-c", code], env=env, stdin=-1, stdout=-1) as other:
