@@ -135,8 +135,20 @@ def open_storage(url: str | None, folder: Path, patience: Patience | None = None
         )
     options: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT}} if url.startswith("sqlite") else {}
     options["pool_pre_ping"] = True
-    inner = patience(lambda: get_storage(RDBStorage(_driver(url), engine_kwargs=options)))
+    inner = patience(lambda: _open(_driver(url), options))
     return patient(inner, patience)
+
+
+def _open(url: str, options: dict[str, Any], tries: int = 10) -> BaseStorage:
+    """An empty database that several controllers open at once has its tables made by one; the others look again."""
+    for left in reversed(range(tries)):
+        try:
+            return get_storage(RDBStorage(url, engine_kwargs=options))
+        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
+            if not left:
+                raise
+            time.sleep(0.3)
+    raise AssertionError("the last try raises or returns")
 
 
 def _driver(url: str) -> str:

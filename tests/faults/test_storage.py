@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,18 @@ def test_two_controllers_share_a_study_on_a_server(tmp_path: Path, postgres_url:
     assert sum(shares) == 24
     assert min(shares) > 0
     assert {trial.user_attrs["jdx:owner"] for trial in trials} == {owner_name(root) for root in roots}
+
+
+def test_controllers_may_open_an_empty_database_at_the_same_moment(tmp_path: Path, postgres_url: str) -> None:
+    """Each finds no tables and makes them; the database refuses all but one."""
+    together = threading.Barrier(6)
+
+    def enter(number: int) -> int:
+        together.wait()
+        return Bench(tmp_path / str(number), url=postgres_url, shared=True).ledger().study_id
+
+    with ThreadPoolExecutor(6) as pool:
+        assert len(set(pool.map(enter, range(6)))) == 1
 
 
 def test_a_server_that_restarts_is_waited_for(
