@@ -82,14 +82,15 @@ def make_report(ledger: Ledger, name: str, command: Callable[[Mapping[str, Value
         finished=states[TrialState.COMPLETE],
         failed=states[TrialState.FAIL],
         pruned=sum(bool(trial.user_attrs.get(PRUNED)) for trial in trials),
-        best=[_row(trial) for trial in best],
+        best=[row_of(trial) for trial in best],
         best_command=command(best[0].params) if best else None,
         importance={} if several else importance(ledger.study),
-        trials=[_row(trial) for trial in trials],
+        trials=[row_of(trial) for trial in trials],
     )
 
 
-def _row(trial: FrozenTrial) -> Row:
+def row_of(trial: FrozenTrial) -> Row:
+    """A trial as results.json tells it."""
     attrs, record = trial.user_attrs, trial.user_attrs.get(RECORD, {})
     return Row(
         number=trial.number,

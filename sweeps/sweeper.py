@@ -295,6 +295,7 @@ def _run(controller: Controller, setting: Setting, ledger: Ledger) -> Report:
         failure = error
     controller.view.close()
     report = write_report(ledger, setting.folder, setting.name, _command(setting))
+    _write_page(ledger, setting.folder)
     if failure is not None:
         raise BackendError(f"{failure}\nThe report is in {setting.folder}") from failure
     if not done:
@@ -302,6 +303,16 @@ def _run(controller: Controller, setting: Setting, ledger: Ledger) -> Report:
     if not report.finished:
         raise BackendError(f"no trial finished; the reasons are above and in {setting.folder}")
     return report
+
+
+def _write_page(ledger: Ledger, folder: Path) -> None:
+    """A page that cannot be made is said and logged, but never costs a finished sweep its results."""
+    from sweeps.report.page import write_page  # plotly costs most of a second
+
+    try:
+        write_page(folder, ledger.study)
+    except Exception:
+        log.exception("the sweep's page could not be made; results.json has the numbers")
 
 
 def _command(setting: Setting) -> Any:

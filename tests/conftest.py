@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.servers.chromium import browser, chromium
 from tests.servers.postgres import postgres_server, postgres_url
 from tests.servers.ray import ray_cluster, ray_server
 from tests.servers.slurm import slurm, slurm_server
 from tests.tiny_sd import build_tiny_sd
 
 __all__ = [
+    "browser",
+    "chromium",
     "postgres_server",
     "postgres_url",
     "ray_cluster",

@@ -31,16 +31,21 @@ def write_report(run_dir: Path) -> Path:
 
 def render(view: PageView) -> str:
     """The page as HTML. Every text of the run is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
+    template = environment().get_template("page.html.j2")
+    return template.render(page=view, metrics=METRICS, style_metrics=STYLE_METRICS)
+
+
+def environment(*folders: Path) -> jinja2.Environment:
+    """Templates of a page: `folders` first, then the report's own parts. Every text is escaped."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([*folders, TEMPLATES]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = _number
-    template = environment.get_template("page.html.j2")
-    return template.render(page=view, metrics=METRICS, style_metrics=STYLE_METRICS)
+    made.filters["number"] = _number
+    return made
 
 
 def _number(value: float | None, digits: int = 4) -> str:

@@ -21,9 +21,9 @@ LADDER = ((512, 80), (384, 80), (320, 78), (256, 76), (224, 74), (192, 70), (160
 """Edge in pixels and WebP quality, from the best down; the first that fits the budget is taken."""
 
 
-def picture_budget(count: int) -> int:
+def picture_budget(count: int, page: int = PAGE_BYTES) -> int:
     """Bytes of WebP that each of `count` pictures may take (base64 makes 4 characters of 3 bytes)."""
-    return min(60_000, PAGE_BYTES * 3 // 4 // max(1, count))
+    return min(60_000, page * 3 // 4 // max(1, count))
 
 
 def inline_all(paths: Sequence[Path], budget: int) -> dict[Path, str | None]:
@@ -50,6 +50,29 @@ def inline_webp(path: Path, budget: int) -> str | None:
         encoded = _webp(thumbnail(picture, edge), quality)
         if len(encoded) <= budget:
             break
+    return _address(encoded)
+
+
+def inline_strip(paths: Sequence[Path], edge: int = 64) -> str | None:
+    """Some pictures side by side as one `data:` address, each `edge` pixels; None when none can be read."""
+    squares = []
+    for path in paths:
+        try:
+            picture = thumbnail(path, edge)
+        except DataError:
+            continue
+        square = Image.new("RGB", (edge, edge), "white")
+        square.paste(picture, ((edge - picture.width) // 2, (edge - picture.height) // 2))
+        squares.append(square)
+    if not squares:
+        return None
+    strip = Image.new("RGB", (edge * len(squares), edge))
+    for i, square in enumerate(squares):
+        strip.paste(square, (i * edge, 0))
+    return _address(_webp(strip, 70))
+
+
+def _address(encoded: bytes) -> str:
     return "data:image/webp;base64," + base64.b64encode(encoded).decode("ascii")
 
 

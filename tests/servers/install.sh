@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the servers that some tests run for real (Slurm with munge, PostgreSQL) on Debian or Ubuntu as root.
+# Installs what some tests run for real (Slurm with munge, PostgreSQL, Chromium) on Debian or Ubuntu as root.
 # Without root, apt-get or a network nothing is installed, and the tests that need them skip and say so.
 set -uo pipefail
 
@@ -7,6 +7,7 @@ missing=()
 command -v slurmctld >/dev/null && command -v slurmd >/dev/null && command -v sbatch >/dev/null || missing+=(slurm-wlm)
 command -v munged >/dev/null || missing+=(munge)
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null || missing+=(postgresql)
+command -v chromedriver >/dev/null || missing+=(chromium chromium-driver)
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 skip() { echo "servers for tests not installed (${missing[*]}): $1; the tests that need them will skip"; exit 0; }

@@ -130,6 +130,9 @@ def test_a_plain_grid_runs_every_combination_once_and_again_not_at_all(app: App)
     assert sorted(overrides) == ["shape=round", "x=3"]
     assert "this goes to the log" in (folder / "jobs" / f"{best:04d}" / "log.txt").read_text()
     assert "app.py x=3 shape=round" in out
+    page = (folder / "sweep.html").read_text(encoding="utf-8")
+    assert "app.py x=3 shape=round" in page
+    assert page.count("</tr>") == 1 + 6
     code, out = app.run("-m", "x=1,2,3", "shape=round,square", "seconds=0.01")
     assert code == 0, out
     assert "going on: 6 finished" in out
@@ -183,6 +186,8 @@ def test_failures_never_end_a_sweep_and_all_failed_still_reports(app: App) -> No
     assert code != 0
     assert "no trial finished" in out
     assert json.loads((app.folder / "multirun" / "bad" / "results.json").read_text())["failed"] == 1
+    page = (app.folder / "multirun" / "bad" / "sweep.html").read_text(encoding="utf-8")
+    assert "no trial has finished yet" in page
 
 
 def test_another_search_on_the_same_study_is_refused(app: App) -> None:
