@@ -22,6 +22,7 @@ from jdx.report.run_folder import RunFolder
 from jdx.report.sheet import style_sheet
 from jdx.tracking.base import RunInfo, Tracker
 from jdx.tracking.mailbox import Mailbox
+from jdx.tracking.record import RECORD_KEY, about, record, safe_id, safe_tags
 
 if TYPE_CHECKING:
     from jdx import schema
@@ -50,6 +51,9 @@ class WandbTracker(Tracker):
         self._mailbox: Mailbox | None = None
         self._init_ends = 0.0
         self._exit_code = 1  # until `finish` says otherwise
+        self._mode_now: Mode | None = None
+        self.outcome: Mode | None = None
+        """After `close`: how the whole run was recorded, or None if some of it was lost."""
 
     def start(self, run: RunInfo) -> None:
         self._mailbox = Mailbox("W&B", consequence=f"the record stays in {run.run_dir}")
@@ -68,7 +72,7 @@ class WandbTracker(Tracker):
         self._post(lambda: self._run.log(row))
 
     def finish(self, *, metrics: Mapping[str, object], run_dir: Path, status: str) -> None:
-        self._post(lambda: self._record(metrics, status))
+        self._post(lambda: self._record(metrics, about(run_dir), status))
         self._post(lambda: self._log_table(metrics))
         folder = RunFolder(run_dir)
         if self._settings.log_pictures:
@@ -89,6 +93,8 @@ class WandbTracker(Tracker):
         ending.post(self._end)
         if not ending.close(self._settings.finish_timeout / 2 + GRACE):
             end_service()
+        if not (mailbox.broken or ending.broken):
+            self.outcome = self._mode_now
 
     def _post(self, call: Any) -> None:
         if self._mailbox is not None:
@@ -102,7 +108,9 @@ class WandbTracker(Tracker):
             if mode == "offline":
                 raise
             log.warning("W&B is not reachable (%s: %s); going on offline", type(error).__name__, error)
-            self._run = self._init(run, "offline")
+            mode = "offline"
+            self._run = self._init(run, mode)
+        self._mode_now = mode
         self._run.define_metric("train/step", hidden=True)
         self._run.define_metric("train/*", step_metric="train/step")
         self._run.define_metric("final_score", summary="max")
@@ -123,9 +131,9 @@ class WandbTracker(Tracker):
             entity=settings.entity,
             group=settings.group or run.group,
             job_type=run.job_type,
-            id=run.id,
+            id=None if run.id is None else safe_id(run.id),
             name=run.name,
-            tags=list(run.tags),
+            tags=safe_tags(run.tags),
             config=dict(run.config),
             dir=str(run.run_dir),
             mode=mode,
@@ -138,10 +146,12 @@ class WandbTracker(Tracker):
             ),
         )
 
-    def _record(self, metrics: Mapping[str, object], status: str) -> None:
+    def _record(self, metrics: Mapping[str, object], about: Mapping[str, Any], status: str) -> None:
         plain = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
         self._run.log(plain)
-        self._run.summary.update({**plain, "status": status})
+        seconds = {f"seconds/{stage}": value for stage, value in (about.get("seconds") or {}).items()}
+        whole = {RECORD_KEY: record(metrics, about), "status": status}
+        self._run.summary.update({**plain, **seconds, **whole})
         self._exit_code = 0 if status == "finished" else 1
 
     def _log_table(self, metrics: Mapping[str, object]) -> None:
@@ -208,6 +218,8 @@ def _netrc_has(host: str) -> bool:
 
 
 def _style_table(styles: Mapping[str, Any]) -> Any:
-    names = [k for k, v in next(iter(styles.values())).items() if isinstance(v, int | float)]
+    # Columns of all styles: one may know a number that the first does not.
+    every = (name for scores in styles.values() for name, v in scores.items() if isinstance(v, int | float))
+    names = list(dict.fromkeys(every))
     rows = [[style, *(scores.get(name) for name in names)] for style, scores in sorted(styles.items())]
     return wandb.Table(columns=["style", *names], data=rows)

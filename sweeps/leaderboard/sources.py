@@ -15,6 +15,7 @@ from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial, TrialState
 
 from jdx.errors import BackendError
+from jdx.tracking.record import RECORD_KEY
 from sweeps.leaderboard.runs import LeftOut, LeftOutError, Run, checked, read_folder
 from sweeps.ledger import PRUNED, REASON, RECORD
 from sweeps.storage import STUDY_FILE, Patience, open_storage, sqlite_url
@@ -27,8 +28,6 @@ INNER = frozenset(
 """Folders that hold no runs of their own: what an earlier trial left is not what the folder's run is."""
 WAIT = 10.0
 """Seconds for a study's database."""
-RECORD_KEY = "jdx_record"
-"""Where the W&B summary of a run keeps metrics.json without pictures, and trial.json, as JSON text."""
 
 
 @dataclass
@@ -82,7 +81,7 @@ def gather(places: Iterable[str]) -> Found:
 
 def _take_folder(root: Path, found: Found) -> None:
     before = len(found.runs) + len(found.left_out) + len(found.seen)
-    folders = list(_folders(root))
+    folders = list(folders_below(root))
     for folder in folders:  # studies first: they know why a run is none
         if (folder / SWEEP).is_file():
             _take_sweep(folder, found)
@@ -98,7 +97,7 @@ def is_run(folder: Path) -> bool:
     return any((folder / name).exists() for name in RUN_MARKS)
 
 
-def _folders(root: Path) -> Iterator[Path]:
+def folders_below(root: Path) -> Iterator[Path]:
     """Folders that may be runs or sweeps, at any depth; nothing below a run."""
     for here, below, _ in os.walk(root):
         folder = Path(here)
@@ -127,9 +126,26 @@ def _take_sweep(folder: Path, found: Found) -> None:
 
 def _take_studies(url: str, name: str, folder: Path, found: Found, only: str | None = None) -> None:
     try:
+        trials = _trials(url, name, folder, only)
+    except ValueError as error:
+        found.leave_out(name, str(error))
+        return
+    if not trials:
+        wanted = f"no study {only!r}" if only else "no study"
+        found.leave_out(name, f"holds {wanted}")
+    for study, some in trials.items():
+        if not some:
+            found.leave_out(f"{name}: study {study}", "has no trials")
+        for trial in some:
+            _take_trial(f"{name}: study {study}, trial {trial.number}", trial, found)
+
+
+def _trials(url: str, name: str, folder: Path, only: str | None = None) -> dict[str, list[FrozenTrial]]:
+    """Trials by study. Raises: ValueError with the reason in words."""
+    try:
         storage = open_storage(url, folder, Patience(WAIT, name))
         studies = {study.study_name: study._study_id for study in storage.get_all_studies()}
-        trials = {
+        return {
             study: storage.get_all_trials(number, deepcopy=False)
             for study, number in studies.items()
             if only is None or study == only
@@ -143,16 +159,19 @@ def _take_studies(url: str, name: str, folder: Path, found: Found, only: str | N
         ImportError,
     ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        found.leave_out(name, f"the study cannot be read ({reason})")
-        return
-    if not trials:
-        wanted = f"no study {only!r}" if only else "no study"
-        found.leave_out(name, f"holds {wanted}")
-    for study, some in trials.items():
-        if not some:
-            found.leave_out(f"{name}: study {study}", "has no trials")
-        for trial in some:
-            _take_trial(f"{name}: study {study}, trial {trial.number}", trial, found)
+        raise ValueError(f"the study cannot be read ({reason})") from error
+
+
+def run_folders(place: str) -> list[Path]:
+    """Run folders of all studies in a database (a file or a URL) that are here. Raises: ValueError, with the reason."""
+    url = place if "://" in place else sqlite_url(Path(place).expanduser().absolute(), create=False)
+    folders = [
+        folder
+        for some in _trials(url, place, Path()).values()
+        for trial in some
+        for folder in _run_dirs(trial)
+    ]
+    return [folder for folder in folders if folder.is_dir()]
 
 
 def _take_trial(name: str, trial: optuna.trial.FrozenTrial, found: Found) -> None:

@@ -205,3 +205,12 @@ def test_a_server_lost_in_mid_run_leaves_a_record_to_send_later(mirrored: Mappin
 
 def test_an_unwritable_folder_is_left_as_it_is(mirrored: Mapping[str, Mirrored]) -> None:
     assert (mirrored["unwritable"].run / "wandb").read_text() == "a file where the folder should be"
+
+
+def test_the_style_table_has_the_columns_of_all_styles() -> None:
+    """The first style may lack a number that others have."""
+    from jdx.tracking.wandb_tracker import _style_table
+
+    table = _style_table({"01": {"hist": 0.5, "fid_without": 2.0, "pictures": {}}, "00": {"hist": 0.4}})
+    assert table.columns == ["style", "hist", "fid_without"]
+    assert table.data == [["00", 0.4, None], ["01", 0.5, 2.0]]
