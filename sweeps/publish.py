@@ -176,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "log_adapters": args.adapters,
         "finish_timeout": args.timeout,
     }
-    settings = TypeAdapter(Tracker).validate_python(chosen)
+    settings = TypeAdapter(Tracker).validate_json(json.dumps(chosen))
     console, target, left_out = Console(), Target(settings, args.again), 0
     for name, folder in found(args.runs):
         try:

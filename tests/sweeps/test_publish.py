@@ -105,7 +105,9 @@ def test_a_later_sync_sends_the_run_under_its_id(published: tuple[Path, str], tm
     with half_dead_server() as (url, accepted):
         env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "WANDB_API_KEY": KEY, "WANDB_BASE_URL": url}
         command = [sys.executable, "-m", "wandb", "sync", str(logs(run)[0].parent)]
-        process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, env=env, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         try:
             end = time.monotonic() + LIMIT
             while not accepted and process.poll() is None and time.monotonic() < end:
