@@ -102,22 +102,35 @@ def kind_of_exit(code: int, oom_kills: int) -> tuple[Kind, str]:
     return (Kind.CRASHED if crashed else Kind.KILLED), f"ended by {name}"
 
 
-def oom_kills() -> int:
-    """How often the kernel has killed for memory: in our cgroup and anywhere on the machine; its growth counts."""
-    total = 0
-    for path in (*_cgroup_files(), Path("/proc/vmstat")):
-        try:
-            lines = path.read_text().splitlines()
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
-    return total
+Kills = dict[Path, int]
+"""How often the kernel has killed for memory, by the file that counts it."""
 
 
-def _cgroup_files() -> list[Path]:
-    """memory.events (cgroup 2) and memory.oom_control (cgroup 1) of this process."""
+def oom_kills(pid: int | str = "self") -> Kills:
+    """The counters of a process's control groups; where there are none, the machine's."""
+    counts = {path: count for path in _cgroup_files(pid) if (count := _count(path)) is not None}
+    machine = Path("/proc/vmstat")
+    return counts or {machine: _count(machine) or 0}
+
+
+def more_kills(before: Kills) -> int:
+    """How many there have been since, by the same counters."""
+    return sum(max(0, (_count(path) or 0) - count) for path, count in before.items())
+
+
+def _count(path: Path) -> int | None:
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = path.read_text().splitlines()
+    except OSError:
+        return None
+    counts = [int(line.split()[1]) for line in lines if line.startswith("oom_kill ")]
+    return counts[0] if counts else None
+
+
+def _cgroup_files(pid: int | str) -> list[Path]:
+    """memory.events.local (cgroup 2) and memory.oom_control (cgroup 1) of a process that is not ending yet."""
+    try:
+        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
     except OSError:
         return []
     files = []
@@ -125,7 +138,7 @@ def _cgroup_files() -> list[Path]:
         number, controllers, path = line.split(":", 2)
         inside = path.lstrip("/")
         if number == "0":
-            files.append(Path("/sys/fs/cgroup") / inside / "memory.events")
+            files.append(Path("/sys/fs/cgroup") / inside / "memory.events.local")
         elif "memory" in controllers.split(","):
             files.append(Path("/sys/fs/cgroup/memory") / inside / "memory.oom_control")
     return files

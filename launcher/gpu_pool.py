@@ -302,6 +302,8 @@ class GpuPool(Executor):
         if job.worker is None and not self._lives(job):
             self._lose(name, job)
             return
+        if job.worker is not None:
+            job.worker.note_group()
         lease = read_lease(job.folder)
         started = lease.get("started") if lease.get("attempt") == job.attempt else None
         job.pulse.feel(job.folder)

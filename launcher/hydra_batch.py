@@ -24,7 +24,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
 from launcher.base import AlreadyRunningError, Kind
-from launcher.failures import kind_of_exit, oom_kills
+from launcher.failures import kind_of_exit, more_kills, oom_kills
 from launcher.folder import Lease, read_json, read_result, write_result
 from launcher.processes import TAG
 from launcher.warm import with_path
@@ -46,7 +46,7 @@ def run_folder(config: DictConfig) -> int:
         command, env=env, stdin=subprocess.DEVNULL, start_new_session=True, check=False
     ).returncode
     if code != REFUSED and read_result(folder, attempt) is None:
-        kind, reason = kind_of_exit(code, oom_kills() - before)
+        kind, reason = kind_of_exit(code, more_kills(before))
         cancelled = read_json(folder / CANCELLED) or {}
         if cancelled.get("attempt") == attempt:
             kind, reason = Kind.CANCELLED, str(cancelled["reason"])

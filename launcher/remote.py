@@ -17,7 +17,7 @@ from typing import Any
 from launcher import folder as files
 from launcher import processes
 from launcher.base import Kind, State, Status
-from launcher.failures import kind_of_exit, oom_kills
+from launcher.failures import kind_of_exit, more_kills, oom_kills
 from launcher.worker import REFUSED
 
 EXIT = "exit.json"
@@ -54,7 +54,7 @@ def run_worker(
     before = oom_kills()
     code = worker.wait()
     if tell() and files.read_result(folder, attempt) is None:
-        kind, reason = kind_of_exit(code, oom_kills() - before)
+        kind, reason = kind_of_exit(code, more_kills(before))
         if code == REFUSED:
             kind, reason = Kind.REFUSED, "the folder was at another attempt, or run by another process"
         tell_exit(folder, attempt, code, kind, reason)

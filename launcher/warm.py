@@ -34,7 +34,7 @@ class Worker:
     key: object
     holds: Sequence[Hold]
     gpus: tuple[str, ...]
-    oom_kills: int
+    oom_kills: failures.Kills
     born: float | None = None
     jobs: int = 0
     first_rss: int | None = None
@@ -66,7 +66,13 @@ class Worker:
         for hold in holds:
             hold.lease.close()  # the worker's copy keeps the lock: the card is free when the worker is gone
         born = processes.born(process.pid)
-        return Worker(process, ours, tag, key, holds, gpus, failures.oom_kills(), born)
+        return Worker(process, ours, tag, key, holds, gpus, failures.oom_kills(process.pid), born)
+
+    def note_group(self) -> None:
+        """Follow a worker into another control group; once it is dying the kernel no longer tells in which it was."""
+        now = failures.oom_kills(self.process.pid)
+        if now.keys() != self.oom_kills.keys() and processes.is_alive(self.process.pid, self.born):
+            self.oom_kills = now
 
     def send(self, spec: JobSpec, lease: Lease) -> None:
         """Hand over a job and its lease. Raises: OSError when the worker is gone."""
@@ -120,7 +126,7 @@ class Worker:
 
     def told_by_exit(self, code: int) -> tuple[Kind, str]:
         """Kind and words of an exit without a result."""
-        return failures.kind_of_exit(code, failures.oom_kills() - self.oom_kills)
+        return failures.kind_of_exit(code, failures.more_kills(self.oom_kills))
 
 
 def with_path(env: dict[str, str]) -> dict[str, str]:

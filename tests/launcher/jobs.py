@@ -79,6 +79,15 @@ def stubborn(folder: Path, payload: Payload, channel: Channel) -> Value:
     return {}
 
 
+def lose_child(folder: Path, payload: Payload, channel: Channel) -> Value:
+    """Start a process that leaves session and parents behind, as daemons do, and go on."""
+    started(folder)
+    code = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', *sys.argv[1:]], start_new_session=True)"
+    subprocess.run([sys.executable, "-c", code, CHILD, str(folder)], check=True)
+    time.sleep(60)
+    return {}
+
+
 def leave_children(folder: Path, payload: Payload, channel: Channel) -> Value:
     """End well, but leave processes running."""
     started(folder)
@@ -170,6 +179,8 @@ def fill_cgroup(folder: Path, payload: Payload, channel: Channel) -> Value:
     """Enter a group with little memory and touch more of it."""
     started(folder)
     (Path(payload["cgroup"]) / "cgroup.procs").write_text(str(os.getpid()))
+    while not (folder / "seen").exists():
+        time.sleep(0.01)
     hoard = []
     while True:
         hoard.append(bytearray(os.urandom(4096) * 4096))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import signal
+from pathlib import Path
 
 import pytest
 import torch
 
+from launcher import failures
 from launcher.base import Kind
-from launcher.failures import kind_of, kind_of_exit
+from launcher.failures import kind_of, kind_of_exit, more_kills, oom_kills
 
 
 def test_torchs_own_lack_of_memory() -> None:
@@ -73,3 +75,16 @@ def test_exits(code: int, kills: int, kind: Kind, words: str) -> None:
     told, reason = kind_of_exit(code, kills)
     assert told is kind
     assert words in reason
+
+
+def test_kills_are_counted_for_a_processs_own_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = tmp_path / "ours"
+    ours.write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 4\n")
+    monkeypatch.setattr(failures, "_cgroup_files", lambda pid: [ours])
+    before = oom_kills()
+    assert before == {ours: 4}
+    assert more_kills(before) == 0
+    ours.write_text("oom_kill 5\n")
+    assert more_kills(before) == 1
+    monkeypatch.setattr(failures, "_cgroup_files", lambda pid: [tmp_path / "none"])
+    assert list(oom_kills()) == [Path("/proc/vmstat")]

@@ -336,7 +336,11 @@ def test_the_kernels_killing_for_memory_is_told_from_any_other_kill(
     pool: Pool, tmp_path: Path, small_cgroup: Path
 ) -> None:
     executor = pool()
-    status = ended(executor, executor.submit(spec(tmp_path / "job", "fill_cgroup", cgroup=str(small_cgroup))))
+    handle = executor.submit(spec(tmp_path / "job", "fill_cgroup", cgroup=str(small_cgroup)))
+    until(executor, handle, lambda _: bool((small_cgroup / "cgroup.procs").read_text()))
+    executor.poll([handle])  # notes where it is
+    (tmp_path / "job" / "seen").touch()
+    status = ended(executor, handle)
     assert (status.code, status.kind) == (-signal.SIGKILL, Kind.OOM)
 
 
@@ -366,6 +370,16 @@ def test_a_full_disk_is_told_once_there_is_room_and_tears_no_event(
     status = ended(executor, handle)
     assert status.kind is Kind.DISK_FULL
     assert all(json.loads(line)["fill"] for line in events.read_text().splitlines())
+
+
+def test_a_killed_workers_daemon_is_ended_too(pool: Pool, tmp_path: Path) -> None:
+    executor = pool()
+    handle = executor.submit(spec(tmp_path / "job", "lose_child"))
+    until(executor, handle, lambda status: status.over or bool(list((tmp_path / "job").glob("child.*"))))
+    os.kill(read_lease(tmp_path / "job")["pid"], signal.SIGKILL)
+    assert ended(executor, handle).kind is Kind.KILLED
+    (child,) = (int(path.suffix[1:]) for path in (tmp_path / "job").glob("child.*"))
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_worker_that_cannot_start_is_told(

@@ -24,7 +24,7 @@ from jdx.backends.base import (
     TrainJob,
     TrainOutcome,
 )
-from jdx.backends.torch.devices import pick_device, pick_dtype
+from jdx.backends.torch.devices import gpu_share, pick_device, pick_dtype
 from jdx.backends.torch.encode import encode
 from jdx.backends.torch.generate import generate
 from jdx.backends.torch.hub import spec_faults
@@ -50,6 +50,8 @@ class TorchBackend(Backend):
     ) -> None:
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
+        if self.device.type == "cuda" and gpu_share() < 1.0:
+            torch.cuda.set_per_process_memory_fraction(gpu_share(), self.device)
         if threads:
             torch.set_num_threads(threads)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar
 
@@ -56,6 +57,20 @@ def pick_dtype(setting: Literal["auto"] | Dtype, device: torch.device) -> torch.
     return DTYPES[setting]
 
 
+def gpu_share() -> float:
+    """Share of its card that this process has been given, 0 to 1; a launcher that lets jobs share cards says it."""
+    return min(1.0, float(os.environ.get("JDX_GPU_SHARE") or 1.0))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes of a card that this process may still take: what is free, and no more than its share."""
+    free, total = torch.cuda.mem_get_info(device)
+    share = gpu_share()
+    if share < 1.0:
+        free = min(free, int(share * total) - torch.cuda.memory_reserved(device))
+    return max(0, free)
+
+
 def pictures_that_fit(device: torch.device, resolution: int, gib_at_512: float) -> int:
     """Pictures in one pass, given the working memory of one at 512 px in GiB; 1 to 32.
 
@@ -64,7 +79,7 @@ def pictures_that_fit(device: torch.device, resolution: int, gib_at_512: float) 
     area = (resolution / 512) ** 2
     if device.type != "cuda":
         return max(1, min(8, int(0.5 / area)))
-    free, _ = torch.cuda.mem_get_info(device)
+    free = free_memory(device)
     reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return max(1, min(32, int(0.8 * (free + reserved) / (gib_at_512 * area * 2**30))))
 

@@ -11,6 +11,8 @@ import psutil
 import torch
 from torch import Tensor
 
+from jdx.backends.torch.devices import free_memory
+
 Item = TypeVar("Item")
 
 GIB = 2**30
@@ -36,7 +38,7 @@ class Need:
 def budget(device: torch.device) -> int:
     """Bytes that training may take on this device now."""
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
+        free = free_memory(device)
         reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(0.92 * (free + reusable)) - GIB
     return min(CPU_BUDGET, psutil.virtual_memory().total // 4)

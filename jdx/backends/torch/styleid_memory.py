@@ -16,6 +16,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from jdx.backends.torch.devices import free_memory
 from jdx.errors import BackendError
 
 Key = tuple[object, ...]
@@ -63,7 +64,7 @@ def places(device: torch.device) -> tuple[Place, ...]:
         return (Place(cpu, _host_limit),)
 
     def device_limit(used: int) -> int:
-        free, _ = torch.cuda.mem_get_info(device)
+        free = free_memory(device)
         reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(DEVICE_SHARE * (free + reusable + used))
 
