@@ -17,6 +17,7 @@ from sweeps.leaderboard.sources import gather, gather_wandb
 from sweeps.leaderboard.tables import (
     HEADS,
     READING,
+    WORDS,
     WRITERS,
     Leaderboard,
     against,
@@ -111,8 +112,7 @@ def show(leaderboard: Leaderboard, console: Console) -> None:
 
 def _tables(board: Board, width: int) -> list[Table]:
     """One table, or two where the terminal is narrow. Verdicts are printed below: sentences leave numbers no room."""
-    columns = heads(board)
-    shown = columns[:-1] if board.baseline else columns
+    shown = [head for head in heads(board) if head != WORDS]
     if width >= WIDE:
         return [_table(board, shown, board.title)]
     ranking = [head for head in RANKING if head in shown]

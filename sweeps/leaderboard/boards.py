@@ -273,7 +273,7 @@ def _against(board: Board, baseline: Row, draws: int) -> Board:
     by_cells = holm([one.p_cells for one in differences])
     compared: Mapping[str, Comparison] = {
         row.recipe.digest: Comparison(
-            one, p_styles, p_cells, verdict(one.value, one.pairs, p_styles, p_cells, baseline.label)
+            one, p_styles, p_cells, verdict(one.value, one.pairs, p_styles, p_cells, "the baseline")
         )
         for row, one, p_styles, p_cells in zip(others, differences, by_styles, by_cells, strict=True)
     }

@@ -27,6 +27,7 @@ HEADS = {
     "clip_iqa": "IQA ↑",
     "clip_r": "CLIP-R ↑",
 }
+WORDS = "difference or luck"
 MARK = f"jdx leaderboard {__version__}"
 READING = (
     "Intervals are 95 %, by bootstrap over styles and, within them, seeds (how FID enters: docs/leaderboard.md). "
@@ -157,29 +158,22 @@ def _csv(value: Any) -> Any:
 
 def heads(board: Board) -> list[str]:
     """Column heads of the tables for people."""
-    return ["#", "recipe", "seeds", "final score", "95 %", *HEADS.values(), "GPU-s", *_against_heads(board)]
+    return ["#", "recipe", "seeds", "final score", "95 %", *_against_heads(board), *HEADS.values(), "GPU-s"]
 
 
 def _against_heads(board: Board) -> list[str]:
     if board.baseline is None:
         return []
-    return ["− baseline", "p (styles)", "p (these)", "difference or luck"]
+    return ["− baseline", "p (styles)", "p (these)", WORDS]
 
 
 def cells(board: Board, row: Row) -> list[str]:
     """One line of the tables for people."""
     span = f"{row.interval.low:.4f} – {row.interval.high:.4f}" if row.interval else "–"
     metrics = [f"{row.recipe.mean(name):.{2 if name == 'fid' else 4}f}" for name in METRICS]
-    found = [
-        str(row.rank),
-        row.label,
-        str(len(row.recipe.runs)),
-        f"{row.score:.4f}",
-        span,
-        *metrics,
-        _seconds(row),
-    ]
-    return found if board.baseline is None else found + against(row)
+    compared = [] if board.baseline is None else against(row)
+    first = [str(row.rank), row.label, str(len(row.recipe.runs)), f"{row.score:.4f}", span]
+    return [*first, *compared, *metrics, _seconds(row)]
 
 
 def _seconds(row: Row) -> str:
@@ -214,16 +208,8 @@ def reported_cells(board: Board, row: Reported) -> list[str]:
     metrics = [
         f"{row.metrics[name]:.{2 if name == 'fid' else 4}f}" if row.metrics else "" for name in METRICS
     ]
-    found = [
-        "",
-        f"reported ({row.scored_by}): {row.who}: {row.how}",
-        "",
-        f"{row.score:.4f}",
-        "",
-        *metrics,
-        "",
-    ]
-    return found + [""] * len(_against_heads(board))
+    first = ["", f"reported ({row.scored_by}): {row.who}: {row.how}", "", f"{row.score:.4f}", ""]
+    return [*first, *([""] * len(_against_heads(board))), *metrics, ""]
 
 
 def as_markdown(leaderboard: Leaderboard) -> str:
@@ -265,7 +251,12 @@ def as_html(leaderboard: Leaderboard) -> str:
     boards = [_page_board(board) for board in leaderboard.boards]
     template = environment.get_template("page.html.j2")
     return template.render(
-        mark=MARK, boards=boards, reading=READING, apart=leaderboard.why_apart, left_out=leaderboard.left_out
+        mark=MARK,
+        words=WORDS,
+        boards=boards,
+        reading=READING,
+        apart=leaderboard.why_apart,
+        left_out=leaderboard.left_out,
     )
 
 

@@ -72,7 +72,7 @@ def test_a_baseline_is_found_by_label_folder_and_hash(
     assert one.baseline.label == "dreambooth lora.rank=4"
     comparison = one.rows[0].comparison
     assert comparison.difference.value == pytest.approx(one.rows[0].score - one.rows[1].score)
-    assert comparison.words == "better than dreambooth lora.rank=4, on new styles too"
+    assert comparison.words == "better than the baseline, on new styles too"
     assert one.rows[1].comparison is None
 
 
