@@ -307,9 +307,9 @@ def _run(controller: Controller, setting: Setting, ledger: Ledger) -> Report:
 
 def _write_page(ledger: Ledger, folder: Path) -> None:
     """A page that cannot be made is said and logged, but never costs a finished sweep its results."""
-    from sweeps.report.page import write_page  # plotly costs most of a second
-
     try:
+        from sweeps.report.page import write_page  # plotly costs most of a second
+
         write_page(folder, ledger.study)
     except Exception:
         log.exception("the sweep's page could not be made; results.json has the numbers")

@@ -7,18 +7,18 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from selenium import webdriver
-from selenium.common.exceptions import WebDriverException
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
-from selenium.webdriver.common.by import By
-from selenium.webdriver.remote.webelement import WebElement
-from selenium.webdriver.support.ui import WebDriverWait
+
+if TYPE_CHECKING:  # imported when a browser is wanted, so that all other tests run where there is no selenium
+    from selenium import webdriver
+    from selenium.webdriver.remote.webelement import WebElement
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+CSS = "css selector"
+ENTER, ESCAPE, RIGHT = "\ue007", "\ue00c", "\ue014"
+"""Keys, as WebDriver numbers them."""
 PATIENCE = 30.0
 """Seconds to wait for something that a busy machine may be slow with."""
 
@@ -38,11 +38,11 @@ class Browser:
 
     def all(self, css: str) -> list[WebElement]:
         """Elements by CSS selector."""
-        return self.driver.find_elements(By.CSS_SELECTOR, css)
+        return self.driver.find_elements(CSS, css)
 
     def one(self, css: str) -> WebElement:
         """The first of them."""
-        return self.driver.find_element(By.CSS_SELECTOR, css)
+        return self.driver.find_element(CSS, css)
 
     def js(self, script: str, *arguments: Any) -> Any:
         """The value of a script's `return`."""
@@ -50,6 +50,8 @@ class Browser:
 
     def wait(self, condition: str) -> None:
         """Until a JavaScript expression is true."""
+        from selenium.webdriver.support.ui import WebDriverWait
+
         WebDriverWait(self.driver, PATIENCE).until(lambda _: self.js(f"return Boolean({condition})"))
 
     def size(self, width: int, height: int = 900) -> None:
@@ -80,6 +82,12 @@ class Browser:
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[webdriver.Chrome]:
     """The browser, started once a session; skips where it or its driver is not installed."""
+    pytest.importorskip("selenium", reason="no selenium (pip install -e .[dev])")
+    from selenium import webdriver
+    from selenium.common.exceptions import WebDriverException
+    from selenium.webdriver.chrome.options import Options
+    from selenium.webdriver.chrome.service import Service
+
     program = next((found for name in PROGRAMS if (found := shutil.which(name))), None)
     driver = shutil.which("chromedriver")
     if program is None or driver is None:

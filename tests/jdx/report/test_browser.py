@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from selenium.webdriver.common.keys import Keys
 
 from jdx.report import write_report
 from tests.jdx.run_folders import make_run
-from tests.servers.chromium import Browser
+from tests.servers.chromium import ENTER, ESCAPE, RIGHT, Browser
 
 
 @pytest.fixture
@@ -40,16 +39,16 @@ def test_a_click_enlarges_and_keys_go_on(browser: Browser, page: Path) -> None:
     assert browser.js("return document.getElementById('viewer').open")
     first = browser.one("#viewer-picture").get_attribute("alt")
     browser.wait("document.getElementById('viewer-picture').src.startsWith('file:')")  # the full picture
-    browser.one("#viewer-close").send_keys(Keys.ARROW_RIGHT)
+    browser.one("#viewer-close").send_keys(RIGHT)
     second = browser.one("#viewer-picture").get_attribute("alt")
     assert second != first
     browser.one("#viewer-back").click()
     assert browser.one("#viewer-picture").get_attribute("alt") == first
-    browser.one("#viewer-close").send_keys(Keys.ESCAPE)
+    browser.one("#viewer-close").send_keys(ESCAPE)
     assert not browser.js("return document.getElementById('viewer').open")
     assert browser.js("return document.activeElement === document.querySelector('figure button')")
     browser.js("document.querySelectorAll('figure button')[1].focus()")
-    browser.driver.switch_to.active_element.send_keys(Keys.ENTER)
+    browser.driver.switch_to.active_element.send_keys(ENTER)
     assert browser.one("#viewer-picture").get_attribute("alt") == second
     _clean(browser)
 
@@ -63,7 +62,7 @@ def test_headings_sort(browser: Browser, page: Path) -> None:
     browser.one("#styles th:first-child button").click()
     assert order() == ["00", "01"]
     assert browser.one("#styles th:first-child").get_attribute("aria-sort") == "ascending"
-    browser.one("#styles th:nth-child(3) button").send_keys(Keys.ENTER)  # histogram: .8 and .4
+    browser.one("#styles th:nth-child(3) button").send_keys(ENTER)  # histogram: .8 and .4
     assert order() == ["01", "00"]
     browser.one("#styles th:nth-child(3) button").click()
     assert order() == ["00", "01"]
