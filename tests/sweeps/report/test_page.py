@@ -165,6 +165,17 @@ def test_unfinished_and_broken_sweeps(tmp_path: Path, capsys: pytest.CaptureFixt
         read_sweep(made)
 
 
+def test_a_sweep_that_runs(tmp_path: Path) -> None:
+    made = make_sweep(tmp_path / "running", trials=6)
+    study = read_sweep(made).study
+    study.ask()
+    sweep = read_sweep(made, study)
+    view = sweep_view(sweep)
+    assert view.counts["running"] == 1
+    assert [trial.state for trial in view.trials][-1] == "running"
+    assert write_page(made).is_file()
+
+
 def test_a_storage_password_is_not_told(tmp_path: Path) -> None:
     made = make_sweep(tmp_path / "s", trials=3)
     head = json.loads((made / "sweep.json").read_text())
