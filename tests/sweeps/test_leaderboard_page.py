@@ -1,13 +1,11 @@
-"""The leaderboard's page in a real browser: headings sort numbers as numbers, empty cells last, nothing from outside."""
+"""The leaderboard's page in a real browser: headings sort numbers as numbers, empty cells last, nothing from afar."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from selenium.webdriver.common.keys import Keys
-
 from sweeps.leaderboard.__main__ import main
-from tests.servers.chromium import Browser
+from tests.servers.chromium import ENTER, Browser
 from tests.sweeps.scored_runs import put_run
 
 
@@ -23,7 +21,7 @@ def test_headings_sort(browser: Browser, tmp_path: Path) -> None:
 
     def press(head: str) -> None:
         button = next(one for one in browser.all("th button") if one.text.startswith(head))
-        button.send_keys(Keys.ENTER)
+        button.send_keys(ENTER)
 
     browser.open(page)
     assert order() == ["1", "2", "0"]  # by score
