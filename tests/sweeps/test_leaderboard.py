@@ -23,6 +23,7 @@ from sweeps.leaderboard.boards import make_boards
 from sweeps.leaderboard.runs import checked
 from sweeps.leaderboard.sources import Found, gather, gather_wandb
 from sweeps.ledger import PRUNED, REASON, RECORD
+from sweeps.statistics import holm
 from sweeps.storage import sqlite_url
 from tests.sweeps.scored_runs import JUDGES, VARIANTS, make_about, make_metrics, put_run
 
@@ -74,6 +75,18 @@ def test_a_baseline_is_found_by_label_folder_and_hash(
     assert comparison.difference.value == pytest.approx(one.rows[0].score - one.rows[1].score)
     assert comparison.words == "better than the baseline, on new styles too"
     assert one.rows[1].comparison is None
+
+
+def test_p_values_are_corrected_for_all_comparisons_of_the_board(runs: Path) -> None:
+    for rank in (7, 8):
+        put_run(runs / f"rank{rank}", 0.001 * rank, rank=rank, seed=rank)
+    compared = [
+        row.comparison for row in board(runs, baseline="dreambooth lora.rank=4").rows if row.comparison
+    ]
+    assert len(compared) == 3
+    assert [one.p_styles for one in compared] == holm([one.difference.p_styles for one in compared])
+    assert [one.p_cells for one in compared] == holm([one.difference.p_cells for one in compared])
+    assert compared[0].p_styles == pytest.approx(3 * compared[0].difference.p_styles)
 
 
 def test_what_cannot_change_a_score_is_no_recipe() -> None:
@@ -160,6 +173,7 @@ def test_every_unfit_run_is_named_and_the_rest_is_ranked(runs: Path) -> None:
 def test_what_an_earlier_trial_left_is_not_looked_at(runs: Path) -> None:
     put_run(runs / "day" / "base0" / "earlier" / "1", 0.4)
     put_run(runs / "day" / "base0" / "snapshots" / "step_10", 0.4)
+    put_run(runs / "died at once" / "earlier" / "1", 0.4)
     assert board(runs).rows[0].label == "dreambooth lora.rank=32"
     assert reasons(runs) == {}
 

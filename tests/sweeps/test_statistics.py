@@ -104,6 +104,17 @@ def test_percentiles_of_four_styles_are_widened_by_t() -> None:
     assert found.high == pytest.approx(some.score + factor * (high - some.score), abs=0.01)
 
 
+def test_seeds_alone_make_an_interval_too() -> None:
+    """All styles alike, three seeds that are not: what is drawn within a style is seen."""
+    some = cells(np.random.default_rng(12), 6, 3, spread=np.zeros((6, 6)), noise=0.0)
+    assert (found := interval(some)) is not None
+    assert found.high - found.low == pytest.approx(0.0)
+    some.values[:, :, 1] += np.array([[-0.1], [0.0], [0.1]])
+    assert (found := interval(some)) is not None
+    assert found.low < some.score < found.high
+    assert found.high - found.low > 0.02
+
+
 def test_one_style_has_no_interval_and_no_test() -> None:
     rng = np.random.default_rng(7)
     assert interval(cells(rng, 1)) is None
