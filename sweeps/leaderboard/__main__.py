@@ -29,7 +29,7 @@ from sweeps.leaderboard.tables import (
 )
 from sweeps.statistics import DRAWS
 
-DEFAULT = "outputs"
+DEFAULT = ("outputs", "multirun")
 LEFT_OUT_SHOWN = 30
 WIDE = 170
 """Columns of a terminal that hold the whole table."""
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     targets = {kind: Path(path) for kind in WRITERS if (path := getattr(args, kind))}
     try:
         check_targets(targets)
-        found = gather(args.runs or ([] if args.wandb else [DEFAULT]))
+        found = gather(args.runs or ([] if args.wandb else _default()))
         if args.wandb:
             gather_wandb(args.wandb, found)
         boards, copies = make_boards(found.runs, args.baseline if found.runs else None, args.draws)
@@ -56,6 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if boards else 1
 
 
+def _default() -> list[str]:
+    """Where runs and sweeps go unless told otherwise."""
+    return [name for name in DEFAULT if Path(name).is_dir()] or [DEFAULT[0]]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "python -m sweeps.leaderboard", description="Rank runs, and say what is luck."
@@ -64,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         "runs",
         nargs="*",
         metavar="RUNS",
-        help=f"run folders, folders that hold some, sweep folders, study.db, storage URLs ({DEFAULT})",
+        help=f"run folders, folders that hold some, sweep folders, study.db, storage URLs ({' and '.join(DEFAULT)})",
     )
     parser.add_argument(
         "--wandb", metavar="ENTITY/PROJECT", help="the runs of a Weights & Biases project too"

@@ -381,6 +381,20 @@ def test_wrong_arguments_and_nothing_to_rank(
     assert "holds no run folder" in capsys.readouterr().out
 
 
+def test_without_arguments_outputs_and_multirun_are_looked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([]) == 1
+    assert "outputs: does not exist" in capsys.readouterr().out
+    put_run(tmp_path / "multirun" / "s" / "0")
+    assert main(["--draws", "100"]) == 0
+    put_run(tmp_path / "outputs" / "day" / "time", rank=8)
+    assert main(["--draws", "100", "--json", "x.json"]) == 0
+    rows = json.loads((tmp_path / "x.json").read_text())["boards"][0]["rows"]
+    assert sorted(row["runs"][0] for row in rows) == ["multirun/s/0", "outputs/day/time"]
+
+
 def test_published_file_is_plain_yaml() -> None:
     assert len(yaml.safe_load(published.FILE.read_text())) == len(published.published())
 
