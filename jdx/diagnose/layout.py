@@ -96,7 +96,19 @@ def _corner_turn(levels: Grey) -> float | None:
     y, x = np.mgrid[: region.shape[0], : region.shape[1]]
     triangle = (x + 0.5) / across + (y + 0.5) / down < 1
     overlap = (region & triangle).sum() / (region | triangle).sum()
-    return math.degrees(math.atan2(down, across)) if overlap > 0.8 else None
+    turn = math.atan2(down, across)
+    return math.degrees(turn) if overlap > 0.8 and _as_turned(across, turn, region.shape) else None
+
+
+def _as_turned(leg: int, turn: float, shape: tuple[int, ...]) -> bool:
+    """Whether a leg is as long as a square turned about its centre leaves it: n/2 · (cos θ + sin θ - 1) / sin θ.
+
+    A vignette or a round motif leaves corners too, of any size. Other formats than squares are not held to it.
+    """
+    if max(shape) > 1.02 * min(shape):
+        return True
+    expected = min(shape) / 2 * (math.cos(turn) + math.sin(turn) - 1) / math.sin(turn)
+    return abs(leg - expected) < 0.3 * expected
 
 
 def _run(line: NDArray[np.bool_]) -> int:

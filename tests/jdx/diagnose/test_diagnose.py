@@ -201,3 +201,14 @@ def test_corners_of_a_turned_frame(degrees: int) -> None:
     assert found is not None
     assert min(abs(found - abs(degrees)), abs(found - (90 - abs(degrees)))) < 4
     assert marks_of.marks(Image.fromarray(noise)).corners is None
+
+
+def test_cut_off_corners_are_no_turned_frame() -> None:
+    """A motif with bevelled corners: triangles, but of another size than any turn leaves."""
+    noise = np.random.default_rng(0).integers(0, 255, (128, 128, 3), dtype=np.uint8)
+    y, x = np.mgrid[:128, :128]
+    for cut in (20, 56):
+        bevelled = noise.copy()
+        edge_distance = np.minimum(x, 127 - x) + np.minimum(y, 127 - y)
+        bevelled[edge_distance < cut] = 240
+        assert marks_of.marks(Image.fromarray(bevelled)).corners is None
