@@ -300,6 +300,28 @@ def test_published_scores_stand_beside_the_contests_judges_and_sets_only(
     assert rows(variants={**VARIANTS, "fid_resize": "antialias"}) == 0
 
 
+@pytest.mark.parametrize("baseline", [[], ["--baseline", "dreambooth"]])
+def test_reported_rows_stand_in_every_output_marked_as_such(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], baseline: list[str]
+) -> None:
+    official = {role: spec.sha256 or "0" * 64 for role, spec in challenge_judges().items()}
+    metrics = {**make_metrics(styles=28, prompts=25), "judges": {"name": "challenge", "sha256": official}}
+    put_run(tmp_path / "run", metrics=metrics)
+    files = {kind: tmp_path / f"board.{kind}" for kind in ("csv", "json", "markdown", "html")}
+    flags = [word for kind, path in files.items() for word in (f"--{kind}", str(path))]
+    assert main([str(tmp_path / "run"), *baseline, "--draws", "100", *flags]) == 0
+    assert "0.4823" in capsys.readouterr().out
+    table = [line for line in files["markdown"].read_text().splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in table}) == 1
+    assert sum("reported (contest server)" in line for line in table) == 6
+    assert files["html"].read_text().count('class="reported"') == 9
+    with files["csv"].open(newline="") as file:
+        assert [line["reported"] for line in csv.DictReader(file)] == ["False", *["True"] * 9]
+    rows = json.loads(files["json"].read_text())["boards"][0]["reported"]
+    assert rows[0]["final_score"] == 0.4823
+    assert all(row["source"] for row in rows)
+
+
 # --- the command ---------------------------------------------------------------------------------------------------
 
 
