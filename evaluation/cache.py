@@ -1,16 +1,16 @@
 """Features on disk, named by what they are made of, so nothing stale is read; many processes may write."""
 
-import contextlib
 import hashlib
 import json
 import logging
 import os
-import tempfile
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
+
+from evaluation.files import write_atomic
 
 _log = logging.getLogger(__name__)
 
@@ -88,23 +88,3 @@ def _unpack(data: bytes) -> dict[str, Tensor]:
         raise ValueError("its checksum does not match")
     tensors: dict[str, Tensor] = load(data[32:])
     return tensors
-
-
-def write_atomic(path: Path, data: bytes, *, sync: bool = True) -> None:
-    """Write beside, fsync, replace: after a crash there is the old file or the new one, never a torn one."""
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            if sync:
-                os.fsync(file.fileno())
-        # mkstemp makes files private; what is published follows the umask as any new file does.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(beside, 0o666 & ~umask)
-        os.replace(beside, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(beside)
-        raise

@@ -9,7 +9,7 @@ from pathlib import Path
 from platform import python_version
 from typing import Any
 
-from evaluation.cache import write_atomic
+from evaluation.files import write_atomic
 from evaluation.folders import Fault
 from evaluation.formula import check_metrics, final_score, quality_part, style_part
 

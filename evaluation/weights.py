@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from evaluation.cache import write_atomic
 from evaluation.errors import JudgesError
+from evaluation.files import write_atomic
 from evaluation.judges import NOUNS, JudgeSpec, NetworkSpec
 
 _log = logging.getLogger(__name__)

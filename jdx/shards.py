@@ -149,9 +149,13 @@ class _Shard:
         os.close(theirs)
 
     def order(self, bench: Bench, seeds: Seeds, styles: Sequence[str]) -> None:
+        import torch
+
         config = bench.config
         device = "cuda" if self._device.startswith("cuda") else self._device
-        backend = changed(config.backend, device=device, devices=[], dtype=self._dtype)
+        # As many threads as here: on a CPU their number decides how sums are rounded.
+        threads = torch.get_num_threads()
+        backend = changed(config.backend, device=device, devices=[], dtype=self._dtype, threads=threads)
         tracker = changed(config.tracker, name="none")
         order = {
             "config": plain(changed(config, backend=backend, tracker=tracker, quiet=True)),

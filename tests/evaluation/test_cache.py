@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from evaluation import ScoreOptions, load_judges, score_folders
-from evaluation.cache import FeatureCache, default_cache_dir, feature_key, write_atomic
+from evaluation.cache import FeatureCache, default_cache_dir, feature_key
+from evaluation.files import write_atomic
 from tests.evaluation.tiny import picture
 
 Folders = tuple[Path, Path]

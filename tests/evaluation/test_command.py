@@ -34,7 +34,15 @@ def test_scores_and_writes_a_report(
     assert report["variants"] == {"histogram": "official", "fid_resize": "tf1"}
     assert len(report["judges"]["sha256"]["dino"]) == 64
     picture_score = report["styles"]["00"]["pictures"]["Ice cream"]
-    assert set(picture_score) == {"dino", "hist", "lpips", "clip_iqa", "clip_r_hit", "clip_r_top5"}
+    assert set(picture_score) == {
+        "dino",
+        "hist",
+        "lpips",
+        "clip_iqa",
+        "clip_r_hit",
+        "clip_r_probability",
+        "clip_r_top5",
+    }
 
 
 def test_incomplete_sets_say_so_and_strict_refuses(

@@ -34,7 +34,7 @@ def test_a_study_locked_for_ten_seconds_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage, "BUSY_TIMEOUT", 1.0)  # so that SQLite's own patience is not what is tested
-    bench = Bench(tmp_path, payload={"seconds": 0.3}, patience=60.0)
+    bench = Bench(tmp_path, payload={"seconds": 3.0}, patience=60.0)  # runs when it is locked
     bench.root.mkdir(exist_ok=True)
     bench.ledger()  # makes the file
     other = sqlite3.connect(tmp_path / STUDY_FILE, isolation_level=None, check_same_thread=False)
@@ -52,7 +52,7 @@ def test_a_study_locked_for_ten_seconds_loses_nothing(
 
 
 def test_a_study_gone_for_ten_seconds_is_waited_for(tmp_path: Path) -> None:
-    bench = Bench(tmp_path / "sweep", payload={"seconds": 0.2}, patience=60.0)
+    bench = Bench(tmp_path / "sweep", payload={"seconds": 3.0}, patience=60.0)  # runs when it goes
     bench.root.mkdir()
     bench.ledger()
     away = tmp_path / "away.db"
