@@ -47,10 +47,12 @@ RESULTS = (
     "images",
     "losses.csv",
     "metrics.json",
+    "published.json",
     "references.json",
     "report.html",
     "selection.json",
     "snapshots",
+    "wandb",
 )
 
 

@@ -5,7 +5,9 @@ The folder is the write-ahead log; besides the launcher's files it holds `handle
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +17,8 @@ from typing import Any
 from launcher.base import Handle, Kind, State, Status, job_id
 from launcher.folder import JOB, STOP, read_events, read_json, read_result, write_atomic
 from sweeps.ledger import Ticket
+
+log = logging.getLogger(__name__)
 
 HANDLE = "handle.json"
 FAILURES = "failures.jsonl"
@@ -142,7 +146,13 @@ class Job:
             self.attempt, kind, message.strip().splitlines()[0][:500] if message.strip() else ""
         )
         self.failures.append(failure)
-        _append(self.folder / FAILURES, vars(failure))
+        try:
+            _append(self.folder / FAILURES, vars(failure))
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            # This controller knows it all the same; a later one finds the attempt's result, or that it was lost.
+            log.warning("%s: %s; not written down: %s", self.name, failure, error.strerror)
         return failure
 
     def _count(self, result: Mapping[str, Any] | None) -> None:
@@ -164,10 +174,18 @@ class Job:
 
 def _append(path: Path, content: Mapping[str, Any]) -> None:
     """One line, whole or cut off at the next start; on the disk when this returns."""
-    with path.open("ab") as file:
-        file.write(json.dumps(dict(content), ensure_ascii=False).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    line = json.dumps(dict(content), ensure_ascii=False).encode() + b"\n"
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    size = os.fstat(handle).st_size
+    try:
+        if os.write(handle, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        os.fsync(handle)
+    except OSError:
+        os.ftruncate(handle, size)
+        raise
+    finally:
+        os.close(handle)
 
 
 def _read_failures(path: Path) -> list[Failure]:

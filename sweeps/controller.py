@@ -165,7 +165,8 @@ class Controller:
         for ticket in self.ledger.unfinished(self.config):
             trial = self._trial(ticket)
             for job in trial.jobs:
-                self._recover_job(trial, job)
+                if self.trials.get(ticket.number) is trial:  # else an earlier repetition has ended it
+                    self._recover_job(trial, job)
 
     def _recover_job(self, trial: Trial, job: Job) -> None:
         if not job.begun:
@@ -192,8 +193,10 @@ class Controller:
             return
         statuses = self.executor.poll([job.handle for job in active if job.handle is not None])
         for job in active:
-            assert job.handle is not None
-            trial, job.status = self.trials[job.ticket.number], statuses[job.handle["id"]]
+            trial = self.trials.get(job.ticket.number)
+            if trial is None or job.handle is None:
+                continue  # another repetition has ended the trial a moment ago
+            job.status = statuses[job.handle["id"]]
             self._hear(trial, job)
             if job.status.over:
                 self._ended(trial, job, job.status)
@@ -209,6 +212,9 @@ class Controller:
                 for one in trial.jobs:
                     if one.handle is not None:
                         ask_to_stop(one.folder)
+                    elif one in self.queue:
+                        self.queue.remove(one)
+                        one.outcome = {"stopped": True}
 
     def _ended(self, trial: Trial, job: Job, status: Status) -> None:
         before = job.gpu_seconds

@@ -199,10 +199,13 @@ class Ledger:
             return None
         best = self.best()
         common = [step for step in seen if best is not None and step in best.intermediate_values]
-        if best is None or best.value is None or not common:
+        if best is None or best.value is None:
             return sum(seen.values()) / len(seen)
-        difference = sum(seen[step] - best.intermediate_values[step] for step in common) / len(common)
-        guess = best.value + difference
+        if common:
+            differences = [seen[step] - best.intermediate_values[step] for step in common]
+            guess = best.value + sum(differences) / len(differences)
+        else:
+            guess = sum(seen.values()) / len(seen)
         return min(guess, best.value) if self.higher[0] else max(guess, best.value)
 
     # --- results --------------------------------------------------------------------------------------------------

@@ -103,6 +103,16 @@ def contradictions(settings: Settings) -> list[Fault]:
         remedy = "trials with several objectives cannot be stopped early; hydra/sweeper/pruner=none"
         faults.append(Fault("hydra.sweeper.pruner", str(settings.pruner), remedy))
     named = settings.objectives != ["value"]
+    if (
+        not several
+        and settings.pruner not in (None, "none")
+        and (named or settings.directions != ["maximize"])
+    ):
+        remedy = (
+            "trials are stopped by the scores of their styles, of which more is better: direction=maximize and "
+            "objectives=[value], or hydra/sweeper/pruner=none"
+        )
+        faults.append(Fault("hydra.sweeper.pruner", str(settings.pruner), remedy))
     if named and len(settings.objectives) != len(settings.directions):
         remedy = f"{len(settings.directions)} directions are given; one objective for each"
         faults.append(Fault("hydra.sweeper.objectives", str(settings.objectives), remedy))

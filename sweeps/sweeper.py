@@ -27,7 +27,7 @@ from jdx.errors import BackendError, ConfigError, Fault
 from launcher.base import JobSpec
 from launcher.factory import Launch, LauncherSettingsError
 from launcher.factory import build as build_launch
-from launcher.folder import write_atomic
+from launcher.folder import read_json, write_atomic
 from sweeps import warm
 from sweeps.compose import Composer, has_text_keys
 from sweeps.content import Content, content_of
@@ -246,6 +246,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _sweep(setting: Setting) -> Report:
     settings, folder = setting.settings, setting.folder
+    _check_folder(setting)
     _write_head(setting)
     storage = open_storage(settings.storage, folder, patience := Patience(settings.storage_patience))
     study = open_study(
@@ -329,6 +330,17 @@ def _command(setting: Setting) -> Any:
         return f"{program} {shlex.join(setting.overrides(params, seed))}"
 
     return command
+
+
+def _check_folder(setting: Setting) -> None:
+    """Two studies in one folder would take each other's trials for their own. Raises: ConfigError."""
+    there = read_json(setting.folder / "sweep.json")
+    if there and there.get("study") not in {None, setting.name}:
+        remedy = (
+            f"holds the sweep {there['study']}, and this is {setting.name}: give it a folder of its own, such as "
+            f"hydra.sweep.dir='multirun/{setting.name}', or remove that one"
+        )
+        raise ConfigError([Fault("hydra.sweep.dir", str(setting.folder), remedy)])
 
 
 def _write_head(setting: Setting) -> None:

@@ -122,6 +122,8 @@ def make(
     keys = {name: key_of(content) for name, content in full.items()}
     missing = [name for name, key in keys.items() if bench.store.find(stage, key) is None]
     if missing:
+        if bench.dry:
+            raise NotMadeError
         if model:
             bench.look_ahead()
         with (

@@ -22,7 +22,7 @@ from jdx.stages.generate import Adapted, Seeds, candidate_seeds, generate
 from jdx.stages.score import Panel, marks
 from jdx.stages.stylise import stylise
 
-VERSION = 1
+VERSION = 2
 STAGE = "select"
 CONTENT = "content"
 RECORD = "selection.json"
@@ -110,7 +110,7 @@ def _candidates(
 def choose(bench: Bench, candidates: Mapping[str, Sequence[_Candidate]]) -> dict[str, Path]:
     """{style: folder with the best picture of each prompt, selection.json and perhaps content/}."""
     weights = bench.config.method.select
-    contents = {style: _content(bench, weights, some) for style, some in candidates.items()}
+    contents = {style: _content(bench, style, some) for style, some in candidates.items()}
 
     def build(styles: list[str], work: Path, publish: Publish) -> None:
         with bench.progress.task("choosing", sum(len(candidates[style]) for style in styles)) as task:
@@ -135,8 +135,10 @@ def text_part(score: PictureScore) -> float:
     return 0.5 * (float(score.clip_r_hit) + score.clip_r_probability)
 
 
-def _content(bench: Bench, weights: Select, candidates: Sequence[_Candidate]) -> dict[str, Any]:
-    """What a choice depends on: the candidates' pictures, who judges them, and how they are weighed."""
+def _content(bench: Bench, style: str, candidates: Sequence[_Candidate]) -> dict[str, Any]:
+    """What a choice depends on: the candidates' pictures, the references, who judges, and how it is weighed."""
+    weights = bench.config.method.select
+    references = sorted(file_digest(reference.path) for reference in bench.style(style).references)
     pictures = [
         [
             [prompt, seed, *(file_digest(folder / f"{prompt}.png") for folder in (one.judged, one.content))]
@@ -145,7 +147,7 @@ def _content(bench: Bench, weights: Select, candidates: Sequence[_Candidate]) ->
         for one in candidates
     ]
     scale = [weights.style_weight, weights.text_weight]
-    return {"pictures": pictures, "weights": scale, **Panel.of(bench).key}
+    return {"pictures": pictures, "references": references, "weights": scale, **Panel.of(bench).key}
 
 
 def _files(one: _Candidate, folder: Path) -> dict[str, Path]:

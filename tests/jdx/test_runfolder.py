@@ -25,8 +25,12 @@ def test_earlier_trials_are_moved_aside_whole(tmp_path: Path, caplog: pytest.Log
             (tmp_path / "images" / "00").mkdir(parents=True)
             (tmp_path / "images" / "00" / f"{number}.png").touch()
             (tmp_path / "seeds.json").touch()
+            (tmp_path / "wandb").mkdir()
     with caplog.at_level(logging.WARNING), owned(tmp_path):
         assert not (tmp_path / "images").exists()
+        assert not (
+            tmp_path / "wandb"
+        ).exists()  # else the new trial would be published under the old one's id
     assert [p.name for p in (tmp_path / "earlier" / "1" / "images" / "00").iterdir()] == ["first.png"]
     assert [p.name for p in (tmp_path / "earlier" / "2" / "images" / "00").iterdir()] == ["second.png"]
     assert "moved to" in caplog.text

@@ -19,6 +19,7 @@ def task(folder: Path, payload: Mapping[str, Any], channel: Channel) -> Mapping[
     _note(folder, f"{number}.{attempt}")
     deeds = payload.get("deeds", {})
     deed = deeds.get(f"{number}.{attempt}", deeds.get(str(number), deeds.get("all", "")))
+    deed = deeds.get(f"{number}.seed{payload['seed']}", deed)
     time.sleep(payload.get("seconds", 0.0))
     if deed:
         found = misbehave(deed, folder)
@@ -34,6 +35,8 @@ def task(folder: Path, payload: Mapping[str, Any], channel: Channel) -> Mapping[
         channel.event({"kind": "snapshot", "step": step, "score": score * step / 10})
         if channel.stopping():
             return {"stopped": True}
+    if payload["seed"] in payload.get("slow_seeds", []):
+        _wait(folder.parent.parent / "never.txt", "never")
     if number in payload.get("lingers", []) and _asked_to_stop(channel):
         return {"stopped": True}
     return {"value": score, "metrics": {"metrics.size": x}, "run_dir": str(folder)}
@@ -57,7 +60,7 @@ def _note(folder: Path, line: str) -> None:
 def _wait(path: Path, line: str) -> None:
     """Until another job has begun."""
     deadline = time.monotonic() + 120
-    while line not in path.read_text().split():
+    while not path.exists() or line not in path.read_text().split():
         if time.monotonic() > deadline:
             raise TimeoutError(f"{line} has not begun")
         time.sleep(0.02)

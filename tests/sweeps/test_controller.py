@@ -103,6 +103,36 @@ def test_repetitions_are_averaged(tmp_path: Path) -> None:
     assert len(list((tmp_path / "jobs").iterdir())) == 6
 
 
+def test_a_repetition_that_fails_ends_the_others_of_its_trial_only(tmp_path: Path) -> None:
+    deeds = {"0.seed10": "nan"}
+    bench = Bench(
+        tmp_path, words=["x=2,3"], rules={"seeds": [10, 20]}, payload={"deeds": deeds, "slow_seeds": []}
+    )
+    controller, done = bench.run()
+    assert done
+    assert states(controller) == {0: "FAIL", 1: "COMPLETE"}
+
+    slow = Bench(
+        tmp_path / "slow",
+        words=["x=2"],
+        rules={"seeds": [10, 20]},
+        payload={"deeds": deeds, "slow_seeds": [20]},
+    )
+    controller, done = slow.run()  # the second repetition would run for two minutes: it is ended
+    assert done
+    assert states(controller) == {0: "FAIL"}
+
+
+def test_an_estimate_is_never_better_than_the_best(tmp_path: Path) -> None:
+    ledger = Bench(tmp_path, pruner="median").ledger()
+    first, second = ledger.ask(None), ledger.ask(None)
+    assert first is not None
+    assert second is not None
+    ledger.complete(first, [0.5])  # without steps, as one that is known from elsewhere
+    ledger.report(second, 0, 0.7)
+    assert ledger.estimate(second) == 0.5
+
+
 def test_several_objectives_have_a_front(tmp_path: Path) -> None:
     bench = Bench(
         tmp_path, directions=["maximize", "minimize"], rules={"objectives": ["value", "metrics.size"]}
