@@ -95,6 +95,12 @@ def _once(faults: list[Fault]) -> list[Fault]:
     return list({fault.key: fault for fault in reversed(faults)}.values())[::-1]
 
 
+def _stops(pruner: Any) -> bool:
+    """Whether this setting can end a trial early."""
+    target = str(pruner.get("_target_")) if isinstance(pruner, Mapping) else str(pruner)
+    return pruner is not None and target != "none" and not target.endswith(".NopPruner")
+
+
 def contradictions(settings: Settings) -> list[Fault]:
     """Faults that need two settings to see."""
     faults = []
@@ -103,11 +109,7 @@ def contradictions(settings: Settings) -> list[Fault]:
         remedy = "trials with several objectives cannot be stopped early; hydra/sweeper/pruner=none"
         faults.append(Fault("hydra.sweeper.pruner", str(settings.pruner), remedy))
     named = settings.objectives != ["value"]
-    if (
-        not several
-        and settings.pruner not in (None, "none")
-        and (named or settings.directions != ["maximize"])
-    ):
+    if not several and _stops(settings.pruner) and (named or settings.directions != ["maximize"]):
         remedy = (
             "trials are stopped by the scores of their styles, of which more is better: direction=maximize and "
             "objectives=[value], or hydra/sweeper/pruner=none"

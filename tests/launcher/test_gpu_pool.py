@@ -146,7 +146,7 @@ def test_a_worker_that_grows_is_replaced(pool: Pool, tmp_path: Path) -> None:
 def test_an_idle_worker_gives_its_slot_back_and_an_orphaned_one_ends(pool: Pool, tmp_path: Path) -> None:
     executor = pool(idle_seconds=0.2)
     (pid,) = pids(executor, tmp_path, 1)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while psutil.pid_exists(pid):
         assert time.monotonic() < deadline
         executor.poll([])
@@ -161,7 +161,7 @@ def test_an_idle_worker_gives_its_slot_back_and_an_orphaned_one_ends(pool: Pool,
             time.sleep(0.05)
         worker = psutil.Process(value(tmp_path / "job")["pid"])
         controller.kill()
-    psutil.wait_procs([worker], timeout=30)
+    psutil.wait_procs([worker], timeout=120)
     assert not worker.is_running()
 
 
@@ -288,7 +288,7 @@ def test_two_pools_of_two_processes_never_exceed_the_slots(tmp_path: Path) -> No
 
 
 def test_a_job_that_stands_still_is_reported_and_then_killed(pool: Pool, tmp_path: Path) -> None:
-    executor = pool(stale_after=3.0, kill_after=6.0)
+    executor = pool(stale_after=5.0, kill_after=20.0)
     handle = executor.submit(spec(tmp_path / "job", "stop_self"))
     status = until(executor, handle, lambda status: "no heartbeat" in status.reason)
     assert status.state is State.RUNNING

@@ -173,7 +173,7 @@ def test_a_silent_slurmctld_is_waited_for(
 ) -> None:
     monkeypatch.setattr("launcher.slurm_queue.UNREACHABLE", 2.0)
     executor = make(tmp_path, 2)
-    handle = executor.submit(job(tmp_path / "job", "add", a=1, b=2, seconds=3.0))
+    handle = executor.submit(job(tmp_path / "job", "add", a=1, b=2, seconds=20.0))
     wait_for_start(executor, handle)
     slurm.stop_daemon("slurmctld")
     try:
