@@ -29,10 +29,10 @@ class Fault:
 
 
 class ConfigError(ValueError):
-    """The request cannot be carried out as written; every fault found is in `faults`."""
+    """The request cannot be carried out as written; every fault found is in `faults`; what: what was asked."""
 
     def __init__(self, faults: Sequence[Fault], what: str = "configuration"):
-        self.faults = tuple(faults)
+        self.faults, self.what = tuple(faults), what
         count = f"{len(self.faults)} fault{'s' if len(self.faults) != 1 else ''}"
         super().__init__(f"{count} in the {what}:\n" + "\n".join(f"  - {fault}" for fault in self.faults))
 

@@ -12,11 +12,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from jdx import draws
 from jdx.errors import Fault
-from jdx.progress import Progress
+
+if TYPE_CHECKING:
+    from jdx.progress import Progress
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 ScheduleName = Literal["constant", "cosine", "linear", "cosine_with_restarts", "step"]

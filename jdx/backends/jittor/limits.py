@@ -1,0 +1,68 @@
+"""What the Jittor backend does not do: asked before anything starts, so that no trial finds out halfway."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jdx.errors import Fault
+
+if TYPE_CHECKING:
+    from jdx.schema import TrialConfig
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A setting that the backend cannot serve. wanted: its value as text where the trial asks for it, else None."""
+
+    key: str
+    wanted: Callable[[TrialConfig], str | None]
+    remedy: str
+
+
+def _if(asked: bool, value: object = "true") -> str | None:
+    return str(value).lower() if asked else None
+
+
+TORCH = "is done by backend=torch only: "
+LIMITS = (
+    Limit(
+        "backend.dtype",
+        lambda trial: _if(trial.backend.dtype not in ("auto", "float32"), trial.backend.dtype),
+        "Jittor computes in float32 here: auto or float32",
+    ),
+    Limit(
+        "backend.devices",
+        lambda trial: _if(trial.backend.devices not in ("auto", []), trial.backend.devices),
+        TORCH + "sharing a trial's styles over several devices; auto or [], and one trial per device",
+    ),
+    Limit(
+        "lora.unet.dora",
+        lambda trial: _if(trial.lora.unet.dora and trial.lora.unet.rank > 0 and trial.method.train),
+        TORCH + "false",
+    ),
+    Limit(
+        "lora.text_encoder.dora",
+        lambda trial: _if(
+            trial.lora.text_encoder.dora and trial.lora.text_encoder.rank > 0 and trial.method.train
+        ),
+        TORCH + "false",
+    ),
+    Limit(
+        "method.tokens.vectors",
+        lambda trial: _if(trial.method.tokens.vectors > 0, trial.method.tokens.vectors),
+        TORCH + "0, a method without a learnt word",
+    ),
+    Limit(
+        "method.blend.enabled",
+        lambda trial: _if(trial.method.blend.enabled),
+        TORCH + "false, a method without StyleBlend",
+    ),
+)
+
+
+def config_faults(trial: TrialConfig) -> list[Fault]:
+    """One fault for each setting of a trial that `backend=jittor` cannot serve."""
+    wanted = ((limit, limit.wanted(trial)) for limit in LIMITS)
+    return [Fault(limit.key, value, limit.remedy) for limit, value in wanted if value is not None]
