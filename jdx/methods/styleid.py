@@ -11,16 +11,18 @@ call the network with the same N time steps, and a feature is named by its time 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jdx.methods.diffusion import ddim_move
 
-Predict = Callable[[Tensor, int], Tensor]
+if TYPE_CHECKING:  # levels, inversion and drawing are plain arithmetic, for NumPy's and Jittor's arrays too
+    from torch import Tensor
+
+X = TypeVar("X", bound=Any)
+Predict = Callable[[X, int], X]
 """(x, t) -> the network's answer to x, told the time step t of the noisier end of the move."""
 
 
@@ -37,7 +39,11 @@ class Levels:
 
 
 def ddim_levels(
-    alphas_cumprod: Tensor, steps: int, *, steps_offset: int = 1, set_alpha_to_one: bool = False
+    alphas_cumprod: Sequence[float] | Tensor,
+    steps: int,
+    *,
+    steps_offset: int = 1,
+    set_alpha_to_one: bool = False,
 ) -> Levels:
     """DDIM's levels with "leading" spacing, t_i = (i − 1)·⌊T/N⌋ + offset, those of diffusers' DDIMScheduler.
 
@@ -51,13 +57,12 @@ def ddim_levels(
             f"steps = {steps}: expected 1 to {T - steps_offset}, the model knows {T} noise levels"
         )
     timesteps = tuple(i * (T // steps) + steps_offset for i in range(steps))
-    abar = alphas_cumprod.to("cpu", torch.float64)
-    ends = [torch.ones(1, dtype=torch.float64) if set_alpha_to_one else abar[:1], abar[list(timesteps)]]
-    levels = torch.cat(ends)
-    return Levels(timesteps, tuple(zip(levels.sqrt().tolist(), (1 - levels).sqrt().tolist(), strict=True)))
+    clean = 1.0 if set_alpha_to_one else float(alphas_cumprod[0])
+    levels = [clean, *(float(alphas_cumprod[t]) for t in timesteps)]
+    return Levels(timesteps, tuple((math.sqrt(abar), math.sqrt(1 - abar)) for abar in levels))
 
 
-def invert(x: Tensor, levels: Levels, kind: str, predict: Predict) -> Tensor:
+def invert(x: X, levels: Levels, kind: str, predict: Predict[X]) -> X:
     """DDIM inversion (Song et al. 2021, eq. 14 backwards): the clean latent x to its z_T.
 
     kind: the network's prediction_type. x0 and ε are taken with the amplitudes of the level where x lives,
@@ -69,7 +74,7 @@ def invert(x: Tensor, levels: Levels, kind: str, predict: Predict) -> Tensor:
     return x
 
 
-def denoise(z: Tensor, levels: Levels, kind: str, predict: Predict) -> Tensor:
+def denoise(z: X, levels: Levels, kind: str, predict: Predict[X]) -> X:
     """DDIM without noise (Song et al. 2021, eq. 12, η = 0): z_T to the clean latent."""
     moves = list(zip(levels.timesteps, levels.amplitudes[1:], levels.amplitudes, strict=False))
     for t, here, there in reversed(moves):
@@ -92,6 +97,8 @@ def adain(content: Tensor, style: Tensor) -> Tensor:
     z = σ(z^s)·(z^c − μ(z^c))/σ(z^c) + μ(z^s), with μ and the unbiased σ of each channel over both space axes
     together. content, style: (B, C, h, w); style broadcasts over B. A constant content channel stays finite.
     """
+    import torch
+
     space = (-2, -1)
     mu_c, mu_s = content.mean(space, keepdim=True), style.mean(space, keepdim=True)
     sigma_c, sigma_s = content.std(space, keepdim=True), style.std(space, keepdim=True)
@@ -106,5 +113,7 @@ def inject(q_c: Tensor, q: Tensor, k_s: Tensor, v_s: Tensor, gamma: float, tempe
     q_c, q: (B, heads, S, d), the queries of the content and of the picture being drawn. k_s, v_s:
     (B, heads, S', d).
     """
+    import torch.nn.functional as F
+
     q_mix = gamma * q_c + (1 - gamma) * q
     return F.scaled_dot_product_attention(q_mix, k_s, v_s, scale=temperature / q.shape[-1] ** 0.5)

@@ -10,20 +10,14 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from jdx.backends.base import AdapterSpec, LoraSpec, TokensSpec, TrainJob
+from jdx.backends.samples import MOMENTS
+from jdx.backends.state_files import snapshot_folder, state_fault
 from jdx.backends.torch.models import Models
-from jdx.backends.torch.packs import has_prior, trained_windows
-from jdx.backends.torch.snapshots import state_fault
 from jdx.backends.torch.stacked import target_faults
 from jdx.backends.torch.tokens import token_faults
+from jdx.backends.windows import has_prior, trained_windows
 from jdx.errors import ConfigError, Fault
 from jdx.methods.schedule import PREFIX_SAFE
-
-MOMENTS = "moments.safetensors"
-
-
-def snapshot_folder(out: Path, style: str, step: int) -> Path:
-    """out/STYLE/STEP with at least six digits."""
-    return out / style / f"{step:06d}"
 
 
 def check(job: TrainJob, models: Models, out: Path) -> None:

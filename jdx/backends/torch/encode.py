@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
 
-import numpy as np
 import safetensors.torch
 import torch
-from PIL import Image, ImageOps
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from data.challenge import load_picture
-from jdx import draws
 from jdx.backends.base import CropSpec, EncodeJob, OnStyle
+from jdx.backends.samples import MOMENTS
 from jdx.backends.torch.devices import in_batches, pictures_that_fit
 from jdx.backends.torch.models import Models
 from jdx.backends.torch.pictures import to_pixels
-from jdx.digests import file_digest
-from jdx.errors import ConfigError, Fault
+from jdx.backends.views import HEADER, crop_faults, record, record_of, resized, view
+from jdx.errors import ConfigError
 from jdx.files import write_bytes
 from jdx.progress import Progress, Task
 
-FILE = "moments.safetensors"
-HEADER = "jdx"
 GIB_AT_512 = 1.5
 """Working memory of the VAE's encoder for one picture of 512 px in float32."""
 
@@ -40,52 +32,32 @@ def encode(job: EncodeJob, models: Models, out: Path, progress: Progress, on_sty
     scaling. A finished file of the same pictures and crop is kept. Raises ConfigError with every fault of the
     job, and data.challenge's DataError for a picture that cannot be read.
     """
-    if faults := job_faults(job, models):
+    if faults := crop_faults(job, models.vae_factor):
         raise ConfigError(faults, what="encoding job")
     total = sum(len(pictures) for pictures in job.pictures.values()) * job.crop.variants
     with progress.task("encoding", total) as task:
         for style, pictures in job.pictures.items():
-            file = out / style / FILE
-            record = _record(job, pictures)
-            if _record_of(file) == record:
+            file = out / style / MOMENTS
+            about = record(job, pictures)
+            if record_of(file) == about:
                 task.advance(len(pictures) * job.crop.variants)
             else:
                 moments = style_moments(models, style, [Path(p) for p in pictures], job.crop, task)
-                header = {HEADER: json.dumps(record, sort_keys=True)}
+                header = {HEADER: json.dumps(about, sort_keys=True)}
                 write_bytes(file, safetensors.torch.save(moments, metadata=header))
             on_style(style, file.parent)
-
-
-def job_faults(job: EncodeJob, models: Models) -> list[Fault]:
-    """Crops that cannot be cut and styles without pictures."""
-    crop, faults = job.crop, []
-    if crop.resolution % models.vae_factor or crop.resolution <= 0:
-        allowed = f"a positive multiple of {models.vae_factor}, the VAE's factor"
-        faults.append(Fault("crop.resolution", str(crop.resolution), allowed))
-    if resized_edge(crop) < crop.resolution:
-        faults.append(
-            Fault("crop.scale", str(crop.scale), "1 or more: the resized picture must hold the square")
-        )
-    if crop.variants < 1:
-        faults.append(Fault("crop.variants", str(crop.variants), "1 or more"))
-    if not 0 <= crop.flip <= 1:
-        faults.append(Fault("crop.flip", str(crop.flip), "a probability, 0 to 1"))
-    if not 0 <= crop.rotation <= 180:
-        faults.append(Fault("crop.rotation", str(crop.rotation), "degrees, 0 to 180"))
-    empty = [style for style, pictures in job.pictures.items() if not pictures]
-    return faults + [Fault(f"style {style}", "no pictures", "at least one reference") for style in empty]
 
 
 def style_moments(
     models: Models, style: str, pictures: Sequence[Path], crop: CropSpec, task: Task
 ) -> dict[str, Tensor]:
     """`mean` and `std`, float32 on the CPU, (pictures, variants, C, h, w)."""
-    resized = lru_cache(maxsize=1)(partial(_resized, crop=crop))  # variants of a picture follow each other
+    sized = lru_cache(maxsize=1)(partial(resized, crop=crop))  # variants of a picture follow each other
     views = [(picture, variant) for picture in pictures for variant in range(crop.variants)]
     size = pictures_that_fit(models.device, crop.resolution, GIB_AT_512)
 
     def moments(batch: Sequence[tuple[Path, int]]) -> tuple[Tensor, Tensor]:
-        squares = [view(resized(path), crop, crop.seed, style, path.stem, variant) for path, variant in batch]
+        squares = [view(sized(path), crop, crop.seed, style, path.stem, variant) for path, variant in batch]
         mean, std = models.moments(torch.stack([to_pixels(square) for square in squares]))
         task.advance(len(batch))
         return mean.float().cpu().contiguous(), std.float().cpu().contiguous()
@@ -94,71 +66,3 @@ def style_moments(
     shape = (len(pictures), crop.variants)
     mean, std = (torch.cat(parts) for parts in zip(*batches, strict=True))
     return {"mean": mean.reshape(*shape, *mean.shape[1:]), "std": std.reshape(*shape, *std.shape[1:])}
-
-
-def _resized(picture: Path, crop: CropSpec) -> Image.Image:
-    return resize_short_edge(load_picture(picture), resized_edge(crop))
-
-
-def resized_edge(crop: CropSpec) -> int:
-    """Short edge after resizing, in pixels: 1.04 · 512 = 532.48 gives 532."""
-    return round(crop.scale * crop.resolution)
-
-
-def resize_short_edge(picture: Image.Image, edge: int) -> Image.Image:
-    """Torchvision's Resize(edge) on a PIL picture: antialiased bilinear, the long edge truncated."""
-    short = min(picture.size)
-    width, height = (edge if extent == short else int(edge * extent / short) for extent in picture.size)
-    return picture.resize((width, height), Image.Resampling.BILINEAR)
-
-
-def view(picture: Image.Image, crop: CropSpec, *name: draws.Name) -> Image.Image:
-    """The training view of a resized picture that the draws of `name` ask for: turned, cut, mirrored."""
-    if crop.rotation > 0:
-        picture = turned(picture, (2 * draws.uniform(*name, "rotation") - 1) * crop.rotation)
-    return cut(picture, crop, *name)
-
-
-def turned(picture: Image.Image, degrees: float) -> Image.Image:
-    """The picture turned counter-clockwise about its centre at its own size, bilinear.
-
-    What comes in at the corners is the picture mirrored at its edge without repeating the edge itself ("reflect
-    101"), as OpenCV and hence albumentations' Rotate fill it: black corners would be learnt.
-    """
-    width, height = picture.size
-    c, s = abs(math.cos(math.radians(degrees))), abs(math.sin(math.radians(degrees)))
-    # Half of what the turned frame sticks out of the picture, and a pixel for the interpolation.
-    across = max(0, math.ceil((width * c + height * s - width) / 2)) + 2
-    down = max(0, math.ceil((width * s + height * c - height) / 2)) + 2
-    levels = np.pad(np.asarray(picture), ((down, down), (across, across), (0, 0)), mode="reflect")
-    wide = Image.fromarray(levels).rotate(degrees, Image.Resampling.BILINEAR)
-    return wide.crop((across, down, across + width, down + height))
-
-
-def cut(picture: Image.Image, crop: CropSpec, *name: draws.Name) -> Image.Image:
-    """The square of `crop.resolution` where the draws of `name` put it, else the centre; perhaps mirrored."""
-    side = crop.resolution
-    across, down = picture.width - side, picture.height - side
-    if crop.random:
-        left, top = draws.integer(across + 1, *name, "left"), draws.integer(down + 1, *name, "top")
-    else:
-        left, top = round(across / 2), round(down / 2)
-    square = picture.crop((left, top, left + side, top + side))
-    return ImageOps.mirror(square) if crop.mirrors(*name) else square
-
-
-def _record(job: EncodeJob, pictures: Sequence[str]) -> dict[str, object]:
-    """All that the moments depend on, as it stands in the file's header."""
-    contents = [[Path(picture).stem, file_digest(Path(picture))] for picture in pictures]
-    return {"crop": asdict(job.crop), "pictures": contents, "model": asdict(job.model)}
-
-
-def _record_of(file: Path) -> object:
-    """What a finished file was made from; None when there is none or it is not ours."""
-    if not file.is_file():
-        return None
-    try:
-        with safe_open(str(file), framework="pt") as opened:
-            return json.loads((opened.metadata() or {}).get(HEADER, "null"))
-    except (SafetensorError, OSError, ValueError):
-        return None

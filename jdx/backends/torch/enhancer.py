@@ -22,7 +22,7 @@ from jdx._version import __version__
 from jdx.backends.torch.models import Models
 from jdx.errors import ConfigError, Fault
 from jdx.files import write_bytes
-from jdx.methods.enhancer import Form, enhance
+from jdx.methods.enhancer import Form, enhance, named
 
 FILE = "vae_enhancer.safetensors"
 HEADER = "jdx"
@@ -59,7 +59,7 @@ def save_enhancer(folder: Path, enhancer: Enhancer) -> Path:
 
     Raises: ValueError when a number is not finite.
     """
-    tensors = {SEEN: enhancer.seen.float(), **enhancer.form.named(enhancer.vector.float())}
+    tensors = {SEEN: enhancer.seen.float(), **named(enhancer.vector.float(), enhancer.form)}
     if wrong := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
         raise ValueError(f"enhancer not saved: {', '.join(wrong)}: not finite")
     form = {"channels": enhancer.form.channels, "tokens": enhancer.form.tokens, "width": enhancer.form.width}

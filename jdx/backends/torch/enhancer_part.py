@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from jdx.backends.base import AdapterSpec, EnhancerSpec
+from jdx.backends.samples import MOMENTS
 from jdx.backends.torch.batches import Pass
-from jdx.backends.torch.checks import MOMENTS
 from jdx.backends.torch.enhancer import Enhancer, add, form_of
 from jdx.backends.torch.models import Models
 from jdx.backends.torch.parts import Part

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from jdx.backends.base import AdapterSpec, LoraSpec, TrainJob
 from jdx.backends.torch import memory
-from jdx.backends.torch.parts import Window
+from jdx.backends.windows import alike
 from jdx.errors import BackendError
 
 log = logging.getLogger(__name__)
@@ -44,21 +44,6 @@ class Pack:
         return [Pack(left, self.most // 2)] if left else []
 
 
-def has_prior(adapter: AdapterSpec) -> bool:
-    """Whether a style learns from class pictures at all, in a loss of their own or among its samples."""
-    return adapter.prior_weight > 0 or adapter.prior_fraction is not None
-
-
-def alike(adapters: Sequence[AdapterSpec]) -> list[tuple[AdapterSpec, ...]]:
-    """Adapters grouped by what a pass over them looks like, in order of first appearance."""
-    groups: dict[tuple[object, ...], list[AdapterSpec]] = {}
-    for adapter in adapters:
-        text = adapter.text_encoder.rank > 0 or adapter.tokens is not None
-        passes = (adapter.prior_weight > 0, text, adapter.enhancer is not None)
-        groups.setdefault((*passes, *windows_of(adapter).values()), []).append(adapter)
-    return [tuple(group) for group in groups.values()]
-
-
 def plan(
     job: TrainJob, available: Callable[[], int], need: Callable[[Sequence[AdapterSpec]], memory.Need]
 ) -> list[Pack]:
@@ -77,27 +62,6 @@ def plan(
         packs += [Pack(part, most) for part in memory.even(group, styles)]
     log.info("training %s styles in packs of %s", len(job.adapters), [len(pack.adapters) for pack in packs])
     return packs
-
-
-def windows_of(adapter: AdapterSpec) -> dict[str, Window]:
-    """The steps in which each part of an adapter learns, by the part's name."""
-    return {
-        "unet": Window(adapter.unet_start),
-        "text_encoder": Window(adapter.text_encoder_start),
-        "enhancer": Window(),
-        "tokens": Window(0, adapter.tokens.steps if adapter.tokens else None),
-    }
-
-
-def trained_windows(adapter: AdapterSpec) -> dict[str, Window]:
-    """`windows_of`, without the parts that this adapter does not have."""
-    has = {
-        "unet": adapter.unet.rank > 0,
-        "text_encoder": adapter.text_encoder.rank > 0,
-        "enhancer": adapter.enhancer is not None,
-        "tokens": adapter.tokens is not None,
-    }
-    return {name: window for name, window in windows_of(adapter).items() if has[name]}
 
 
 def largest(group: Sequence[AdapterSpec]) -> AdapterSpec:

@@ -10,28 +10,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from jdx.backends.torch.batches import Pass
+from jdx.backends.windows import Window
 
-
-@dataclass(frozen=True)
-class Window:
-    """The steps in which a part learns: those after `start` are done, until `stop` are (None = to the end)."""
-
-    start: int = 0
-    stop: int | None = None
-
-    def open(self, done: int) -> bool:
-        """Whether the step that follows `done` finished ones belongs to the window."""
-        return done >= self.start and (self.stop is None or done < self.stop)
-
-    def horizon(self, end: int) -> int:
-        """Length of the window in a training that ends after `end` steps."""
-        return (end if self.stop is None else self.stop) - self.start
+__all__ = ["Part", "Window"]
 
 
 class Part(ABC):

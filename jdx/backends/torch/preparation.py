@@ -5,57 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
-from safetensors.numpy import load_file
 from torch import Tensor
 
 from jdx.backends.base import AdapterSpec, TrainJob
+from jdx.backends.samples import Noising, Plan, Sample, Source, read_sources
+from jdx.backends.state_files import LossLog
 from jdx.backends.torch import memory, packs
 from jdx.backends.torch.adamw import Knobs, StackedAdamW
 from jdx.backends.torch.adapters import canonical_te_path
-from jdx.backends.torch.batches import Drawer, Noising, Pictures, Sample, Source
-from jdx.backends.torch.checks import MOMENTS
+from jdx.backends.torch.batches import Drawer
 from jdx.backends.torch.dropout import BYTES_AN_ENTRY, KeyedDropout
 from jdx.backends.torch.ema import StackedEma
 from jdx.backends.torch.enhancer_part import EnhancerPart
 from jdx.backends.torch.models import Models
-from jdx.backends.torch.packs import windows_of
 from jdx.backends.torch.parts import Part
-from jdx.backends.torch.snapshots import AdapterState, LossLog
+from jdx.backends.torch.snapshots import AdapterState
 from jdx.backends.torch.stacked import Owner, inject
 from jdx.backends.torch.step import Captions, losses_of
 from jdx.backends.torch.tokens import TokensPart
+from jdx.backends.windows import windows_of
 from jdx.errors import ConfigError, Fault
-
-
-def read_sources(job: TrainJob, adapters: Sequence[AdapterSpec]) -> tuple[list[str], list[Source]]:
-    """The distinct captions of some styles, and what each style learns from, captions given by their row."""
-    texts: dict[str, int] = {}
-    read = lru_cache(maxsize=None)(load_file)  # styles share class pictures: one copy in memory
-
-    def pictures(folders: Sequence[Path], captions: Sequence[str | tuple[str, ...]]) -> Pictures:
-        several = [(caption,) if isinstance(caption, str) else caption for caption in captions]
-        rows = tuple(tuple(texts.setdefault(text, len(texts)) for text in some) for some in several)
-        moments = [read(folder / MOMENTS) for folder in folders]
-        mean, std = ([picture for m in moments for picture in m[name]] for name in ("mean", "std"))
-        return Pictures(mean, std, rows)
-
-    sources = []
-    for a in adapters:
-        folders = [job.moments[source] for source in a.sources or (a.style,)]
-        instance = pictures(folders, a.captions)
-        if len(folders) > 1:
-            instance = replace(
-                instance, groups=tuple(len(read(folder / MOMENTS)["mean"]) for folder in folders)
-            )
-        prior = pictures(job.prior_moments[a.style], a.prior_captions) if packs.has_prior(a) else None
-        numbers = (a.prior_weight, a.prior_fraction, a.min_snr_gamma)
-        sources.append(Source(a.style, a.seed, instance, prior, *numbers))
-    return list(texts), sources
 
 
 @dataclass(frozen=True)
@@ -148,9 +120,16 @@ def captions_of(models: Models, texts: Sequence[str], parts: Mapping[str, Part])
 
 
 def noising_of(models: Models) -> Noising:
-    """How samples are made for this model; in float32 unless the base itself is float64."""
+    """How samples are made for this model."""
+    return Noising(
+        models.alphas_cumprod.numpy(), models.vae_scaling, models.vae_shift, models.prediction_type
+    )
+
+
+def drawer_of(models: Models, sources: Sequence[Source], plan: Plan) -> Drawer:
+    """Draws this model's samples, in float32 unless the base itself is float64."""
     dtype = torch.float64 if models.dtype == torch.float64 else torch.float32
-    return Noising(models.alphas_cumprod, models.vae_scaling, models.vae_shift, dtype, models.prediction_type)
+    return Drawer(sources, plan, noising_of(models), dtype, pin=models.device.type == "cuda")
 
 
 def average_of(adapters: Sequence[AdapterSpec], parts: Mapping[str, Part]) -> StackedEma | None:
@@ -219,7 +198,7 @@ def measure(job: TrainJob, models: Models, group: Sequence[AdapterSpec]) -> memo
     dropout = KeyedDropout(job.dropout) if job.dropout else None
     with opened_parts(Making(job, models, [packs.largest(group)], dropout)) as parts:
         captions = captions_of(models, texts, parts)
-        drawn = Drawer(sources, ((Sample(False, 0),),), noising_of(models))(0)[0].to(models.device)
+        drawn = drawer_of(models, sources, ((Sample(False, 0),),))(0)[0].to(models.device)
         if dropout is not None:
             dropout.keys = drawn.keys
         for part in parts.values():

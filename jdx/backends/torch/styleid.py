@@ -17,10 +17,8 @@ from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from data.pictures import load_picture
 from jdx.backends.base import OnStyle, StyleIdSpec, StyleStyliseJob, StyliseJob
 from jdx.backends.torch.attention import Parts, processors
 from jdx.backends.torch.devices import in_batches, pictures_that_fit
@@ -29,6 +27,7 @@ from jdx.backends.torch.pictures import PictureWriter, to_pixels
 from jdx.backends.torch.styleid_checks import check, levels_of
 from jdx.backends.torch.styleid_layers import Capture, Inject
 from jdx.backends.torch.styleid_memory import FeatureMemory, Inverted, Key, Shapes, places, size
+from jdx.backends.views import centred_square
 from jdx.digests import file_digest
 from jdx.errors import BackendError
 from jdx.methods.styleid import adain, denoise, injected, invert
@@ -289,12 +288,7 @@ def square(picture: Path, resolution: int) -> Tensor:
 
     As in the authors' program.
     """
-    image = load_picture(picture)
-    side = min(image.size)
-    left, top = (round((extent - side) / 2) for extent in image.size)
-    image = image.crop((left, top, left + side, top + side))
-    image = image.resize((resolution, resolution), Image.Resampling.LANCZOS)
-    return to_pixels(image)
+    return to_pixels(centred_square(picture, resolution))
 
 
 def _latent(one: Inverted) -> Tensor:

@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 
 from jdx.backends.base import OnLosses, OnSnapshot, TrainJob, TrainOutcome
+from jdx.backends.samples import plan_passes, read_sources
+from jdx.backends.state_files import LossLog, snapshot_folder
 from jdx.backends.torch import memory, packs, snapshots, styleid
 from jdx.backends.torch.adamw import StackedAdamW
 from jdx.backends.torch.adapters import Adapter
-from jdx.backends.torch.batches import Drawer, drawn_ahead, plan_passes
-from jdx.backends.torch.checks import check, snapshot_folder
+from jdx.backends.torch.batches import Drawer, drawn_ahead
+from jdx.backends.torch.checks import check
 from jdx.backends.torch.dropout import KeyedDropout
 from jdx.backends.torch.ema import StackedEma
 from jdx.backends.torch.models import Models
@@ -30,17 +32,16 @@ from jdx.backends.torch.preparation import (
     Making,
     average_of,
     captions_of,
+    drawer_of,
     knobs_of,
     measure,
-    noising_of,
     opened_parts,
-    read_sources,
     restore,
     state_keys,
     state_rows,
     trained,
 )
-from jdx.backends.torch.snapshots import AdapterState, LossLog
+from jdx.backends.torch.snapshots import AdapterState
 from jdx.backends.torch.step import Step
 from jdx.errors import BackendError
 from jdx.methods.schedule import lr_factor
@@ -168,7 +169,7 @@ class PackRun:
                 {name: part.flat for name, part in parts.items()}, knobs_of(job, pack.adapters, parts)
             )
             plan = plan_passes(job.batch_size, job.accumulation, prior=pack.prior, most=pack.most)
-            drawer = Drawer(sources, plan, noising_of(models), pin=models.device.type == "cuda")
+            drawer = drawer_of(models, sources, plan)
             states = [session.state(a.style) for a in pack.adapters]
             if len({state.step if state else 0 for state in states}) > 1:
                 raise RuntimeError("the styles of a pack stand at different steps; please report this")

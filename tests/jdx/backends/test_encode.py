@@ -14,9 +14,10 @@ from scipy import stats
 from torchvision.transforms import functional as vision
 
 from jdx.backends.base import CropSpec, EncodeJob, ModelSpec
-from jdx.backends.torch.encode import cut, encode, resize_short_edge, resized_edge, turned, view
+from jdx.backends.torch.encode import encode
 from jdx.backends.torch.models import Models, load
 from jdx.backends.torch.pictures import to_pixels
+from jdx.backends.views import cut, resize_short_edge, resized_edge, turned, view
 from jdx.errors import ConfigError
 from jdx.progress import NullProgress
 

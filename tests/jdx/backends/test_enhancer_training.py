@@ -20,7 +20,7 @@ from jdx.backends.torch.adapter_reader import load_adapter
 from jdx.backends.torch.enhancer import FILE, HEADER, form_of, load_enhancer
 from jdx.backends.torch.models import Models, load
 from jdx.errors import ConfigError
-from jdx.methods.enhancer import first_vector
+from jdx.methods.enhancer import first_vector, named
 from tests.jdx.backends.train_jobs import (
     NONE,
     THREE,
@@ -56,7 +56,7 @@ class Enhanced(Reference):
         assert spec is not None
         form = form_of(self.models)
         self.enhancer = Published().double()
-        first = form.named(first_vector(form, spec.zero, a.seed, a.style))
+        first = named(first_vector(form, spec.zero, a.seed, a.style), form)
         self.enhancer.load_state_dict(first)
         found = load_file(self.job.enhancer_moments[a.style] / "moments.safetensors")
         side = (8, 16)  # 8 × 8 latents for a width of 32 = 4 × 8

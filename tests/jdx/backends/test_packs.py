@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from jdx.backends.base import AdapterSpec, LoraSpec, ModelSpec, TrainJob
+from jdx.backends.samples import Sample, plan_passes
 from jdx.backends.torch import memory, packs
-from jdx.backends.torch.batches import Sample, plan_passes
 from jdx.backends.torch.models import load
 from jdx.backends.torch.preparation import measure
 from tests.jdx.backends.train_jobs import ATTENTION, THREE, Moments, make_job, with_prior, with_text

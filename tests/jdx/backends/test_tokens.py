@@ -27,12 +27,12 @@ from jdx.backends.base import (
     StyleDrawJob,
     TokensSpec,
 )
+from jdx.backends.state_files import state_fault
 from jdx.backends.torch.adapter_reader import load_adapter
 from jdx.backends.torch.adapters import Adapter
 from jdx.backends.torch.generate import generate
 from jdx.backends.torch.merge import worn
 from jdx.backends.torch.models import Models, load
-from jdx.backends.torch.snapshots import state_fault
 from jdx.backends.torch.token_files import TokenVectors, load_tokens, save_tokens
 from jdx.backends.torch.tokens import first_vectors, spoken
 from jdx.errors import ConfigError

@@ -15,12 +15,13 @@ import torch
 from diffusers.training_utils import EMAModel
 
 from jdx.backends.base import AdapterSpec, LoraSpec, ModelSpec, ScheduleSpec
+from jdx.backends.samples import plan_passes, read_sources
 from jdx.backends.torch import packs, preparation, styleid
-from jdx.backends.torch.batches import Drawer, plan_passes
 from jdx.backends.torch.models import Models, load
-from jdx.backends.torch.preparation import measure, noising_of, read_sources
+from jdx.backends.torch.preparation import drawer_of, measure
 from jdx.backends.torch.stacked import StackedLinear
 from jdx.backends.torch.styleid_memory import FeatureMemory, Place
+from jdx.backends.windows import has_prior
 from jdx.errors import BackendError, ConfigError
 from tests.jdx.backends.train_jobs import (
     ATTENTION,
@@ -125,7 +126,7 @@ def test_equals_peft_diffusers_and_torch_on_the_same_draws(
     ours = run(job, models, tmp_path)
     reference = Reference(job, adapter, models)
     losses = [reference.step(step) for step in range(4)]
-    assert bool(reference.classes) == packs.has_prior(adapter)
+    assert bool(reference.classes) == has_prior(adapter)
     assert values(ours, adapter.style) == pytest.approx(losses, rel=1e-10)
     theirs = reference.weights()
     # Published weights are float32: half a unit in the last place of the largest is 2e-8.
@@ -139,7 +140,7 @@ def test_sources_are_visited_equally_often_whatever_their_size(models: Models, m
     captions = ("a1", "a2", "a3", "b", "c1", "c2", "c3")
     adapter = replace(THREE[0], style="joint", sources=("00", "few", "05"), captions=captions)
     texts, sources = read_sources(make_job(moments, models, adapter), [adapter])
-    drawer = Drawer(sources, plan_passes(3, 1, prior=False, most=3), noising_of(models))
+    drawer = drawer_of(models, sources, plan_passes(3, 1, prior=False, most=3))
     steps = [[texts[row] for row in drawer(step)[0].captions.tolist()] for step in range(30)]
     assert all(sorted(text[0] for text in step) == ["a", "b", "c"] for step in steps)
     assert len({tuple(text[0] for text in step) for step in steps}) == 6  # in every order
@@ -178,7 +179,7 @@ def test_class_pictures_are_the_asked_share_of_the_samples(models: Models, momen
     adapter = with_share(THREE[0], 0.3)
     texts, sources = read_sources(make_job(moments, models, adapter), [adapter])
     plan = plan_passes(5, 1, prior=False, most=2)
-    drawer = Drawer(sources, plan, noising_of(models))
+    drawer = drawer_of(models, sources, plan)
     passes = [one for step in range(200) for one in drawer(step)]
     captions = [texts[row] for one in passes for row in one.captions.tolist()]
     shown = Counter(captions)

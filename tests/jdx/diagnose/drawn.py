@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from data.mini.world import HELD_OUT, PLAIN, Style, paint
-from jdx.backends.torch.encode import turned
+from jdx.backends.views import turned
 
 REFERENCES = ("Bear", "Cherry", "Corn", "Duck", "Fox", "Shirt", "Swan", "Tomato")
 SOUND = ("Burger", "Giraffe", "Guitar", "Leaf", "Lighthouse", "Rose", "Train", "Umbrella")
