@@ -328,6 +328,9 @@ class Train:
     score_snapshots: bool = False  # draw and score the set at every snapshot too (a sweep may stop there)
     checkpoint_every: Annotated[int, Field(ge=0)]  # steps between restart points; 0 = only the snapshots
     log_every: Count  # steps
+    deterministic: bool = (
+        False  # the same bits whatever the other styles; passes have a fixed number of samples
+    )
 
 
 @record
@@ -396,6 +399,13 @@ class Backend:
     micro_batch: Annotated[int, Field(ge=0)] = 0  # training samples in one pass; 0 = by memory
     draw_batch: Annotated[int, Field(ge=0)] = 0  # pictures drawn in one pass; 0 = by memory
     threads: Annotated[int, Field(ge=0)] = 0  # CPU threads; 0 = all that this process may use
+    memory: Annotated[float, Field(ge=0.0)] = 0.0  # GiB that tensors may take on the device; 0 = what is free
+    compile: Literal["auto", "off", "regional", "full"] = (
+        "auto"  # torch.compile; auto = by how long a job is, on GPUs
+    )
+    graphs: Literal["auto", "off"] = (
+        "auto"  # training steps as CUDA graphs; auto = on GPUs, where one can be recorded
+    )
 
 
 @record

@@ -37,6 +37,9 @@ from jdx.tracking import RunInfo, make_tracker
 
 log = logging.getLogger(__name__)
 
+KERNELS = ".kernels"
+"""Folder of the store in which backends keep compiled code; no stage's results, so it may be deleted at any time."""
+
 
 @dataclass(frozen=True)
 class TrialResult:
@@ -107,7 +110,15 @@ def open_bench(config: TrialConfig, challenge: ChallengeSet, progress: Progress)
     settings = config.backend
     devices = devices_of(config)
     device = devices[0] if len(devices) > 1 else settings.device
-    backend = make_backend(settings.name, device=device, dtype=settings.dtype, threads=settings.threads)
+    backend = make_backend(
+        settings.name,
+        device=device,
+        dtype=settings.dtype,
+        threads=settings.threads,
+        memory=settings.memory,
+        kernels=Path(config.store.root) / KERNELS,
+        deterministic=config.train.deterministic,
+    )
     model = ModelSpec(config.model.path, config.model.revision, config.model.variant)
     store = Store(config.store.root)
     bench = Bench(config, challenge, backend, store, progress, make_tracker(config.tracker), model, {})

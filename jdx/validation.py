@@ -156,6 +156,9 @@ def contradictions(trial: TrialConfig) -> list[Fault]:
 
 def _device_faults(trial: TrialConfig) -> list[Fault]:
     backend = trial.backend
+    if trial.train.deterministic and backend.compile not in ("auto", "off"):
+        what = "auto or off with train.deterministic: kernels are chosen by timing them, so bits may change"
+        return [Fault("backend.compile", backend.compile, what)]
     if backend.devices == "auto" or not backend.devices or backend.device == "auto":
         return []
     what = f"backend.device = {backend.device} names the one device; leave it at auto, or backend.devices=[]"

@@ -22,7 +22,7 @@ BACKENDS: dict[str, Callable[..., Backend]] = {"torch": _torch}
 
 
 def make_backend(name: str, **settings: Any) -> Backend:
-    """The backend called `name`, made with its settings (torch: device, dtype, threads).
+    """The backend called `name`, made with its settings (torch: those of `TorchBackend`).
 
     Raises ConfigError for an unknown name, with the nearest real one.
     """

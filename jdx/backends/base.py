@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jdx.progress import Progress
 
 Dtype = Literal["float32", "bfloat16", "float64"]
+CompileSetting = Literal["auto", "off", "regional", "full"]
 ScheduleName = Literal["constant", "cosine", "linear", "cosine_with_restarts", "step"]
 
 
@@ -174,6 +175,9 @@ class TrainJob:
     resume[style] is a snapshot folder to continue from (all of a job's styles resume at `start_step` or none does).
     batch_size: instance samples per style and step (and as many class samples when prior_weight > 0).
     micro_batch: samples in one pass, 0 = chosen by memory; never changes the result beyond rounding.
+    compile: how the network's passes are compiled, auto = by how long the job is; graphs: whether a step may be
+    recorded as a CUDA graph. Neither changes a result beyond rounding.
+    deterministic: the same bits whenever and with whatever other styles it is run, on the same kind of machine.
     """
 
     model: ModelSpec
@@ -193,6 +197,9 @@ class TrainJob:
     start_step: int = 0
     micro_batch: int = 0
     log_every: int = 10
+    compile: CompileSetting = "off"
+    graphs: bool = False
+    deterministic: bool = False
 
 
 @dataclass(frozen=True)
@@ -278,6 +285,7 @@ class GenerateJob:
     resolution: int
     styles: tuple[StyleDrawJob, ...]
     batch_size: int = 0  # pictures in one pass, 0 = chosen by memory; changes nothing beyond rounding
+    compile: CompileSetting = "off"  # of the network's passes, auto = by how long the job is; rounding only
 
 
 @dataclass(frozen=True)
@@ -318,6 +326,7 @@ class StyliseJob:
     resolution: int
     styles: tuple[StyleStyliseJob, ...]
     batch_size: int = 0  # content pictures in one pass, 0 = chosen by memory
+    compile: CompileSetting = "off"  # of the network's passes, auto = by how long the job is; rounding only
 
 
 OnStyle = Callable[[str, Path], None]  # (style, finished folder)

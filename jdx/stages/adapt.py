@@ -177,6 +177,8 @@ def _recipe(
         "batch": [config.train.batch_size, config.train.accumulation],
         "adamw": [*config.optim.betas, config.optim.eps],
         "dropout": config.lora.dropout,
+        # Other bits by design, and fixed by the number of samples of a pass; otherwise no part of the recipe.
+        **({"deterministic": config.backend.micro_batch} if config.train.deterministic else {}),
     }
 
 
@@ -233,6 +235,9 @@ def _job(bench: Bench, order: _Order, leg: tuple[int, int], styles: list[str]) -
         resume=last if start else {},
         start_step=start,
         micro_batch=config.backend.micro_batch,
+        compile=config.backend.compile,
+        graphs=config.backend.graphs == "auto",
+        deterministic=config.train.deterministic,
         log_every=config.train.log_every,
     )
 

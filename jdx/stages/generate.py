@@ -242,7 +242,8 @@ def draw(
 
     def build(names: list[str], work: Path, publish: Publish) -> None:
         todo = tuple(jobs[name] for name in names)
-        spec = GenerateJob(bench.model, sampler, resolution, todo, bench.config.backend.draw_batch)
+        settings = bench.config.backend
+        spec = GenerateJob(bench.model, sampler, resolution, todo, settings.draw_batch, settings.compile)
         bench.backend.generate(spec, work, bench.progress, publish)
 
     return make(bench, stage, VERSION, contents, build)

@@ -43,8 +43,9 @@ def stylise(bench: Bench, pictures: Mapping[str, Path]) -> dict[str, Path]:
 
     def build(styles: list[str], work: Path, publish: Publish) -> None:
         todo = tuple(jobs[style] for style in styles)
+        settings = bench.config.backend
         bench.backend.stylise(
-            StyliseJob(bench.model, spec, resolution, todo, bench.config.backend.draw_batch),
+            StyliseJob(bench.model, spec, resolution, todo, settings.draw_batch, settings.compile),
             work,
             bench.progress,
             publish,

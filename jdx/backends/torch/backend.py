@@ -24,7 +24,9 @@ from jdx.backends.base import (
     TrainJob,
     TrainOutcome,
 )
-from jdx.backends.torch.devices import gpu_share, pick_device, pick_dtype
+from jdx.backends.torch import repeatable
+from jdx.backends.torch.compile import keep_in
+from jdx.backends.torch.devices import limit_memory, pick_device, pick_dtype
 from jdx.backends.torch.encode import encode
 from jdx.backends.torch.generate import generate
 from jdx.backends.torch.hub import spec_faults
@@ -40,18 +42,30 @@ class TorchBackend(Backend):
 
     device: auto (a GPU if there is one), cpu, cuda or cuda:N. dtype: auto (bfloat16 on a GPU that has it,
     else float32), float32, bfloat16 or float64. threads: of the CPU for the whole process, 0 = PyTorch's
-    choice. Raises BackendError when this machine lacks the device, or the precision is not offered.
+    choice. memory: GiB that tensors may take on the device, 0 = what is free. kernels: folder where compiled code is
+    kept for other processes, None = PyTorch's own. deterministic: whether trainings will be asked to be so.
+    Raises BackendError when this machine lacks the device, or the precision is not offered.
     """
 
     name = "torch"
 
     def __init__(
-        self, device: str = "auto", dtype: Literal["auto"] | Dtype = "auto", threads: int = 0
+        self,
+        device: str = "auto",
+        dtype: Literal["auto"] | Dtype = "auto",
+        threads: int = 0,
+        *,
+        memory: float = 0.0,
+        kernels: Path | None = None,
+        deterministic: bool = False,
     ) -> None:
+        if deterministic:
+            repeatable.prepare()  # before CUDA starts
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
-        if self.device.type == "cuda" and gpu_share() < 1.0:
-            torch.cuda.set_per_process_memory_fraction(gpu_share(), self.device)
+        limit_memory(self.device, memory)
+        if kernels is not None:
+            keep_in(kernels)
         if threads:
             torch.set_num_threads(threads)
 

@@ -62,12 +62,35 @@ def gpu_share() -> float:
     return min(1.0, float(os.environ.get("JDX_GPU_SHARE") or 1.0))
 
 
+_limits: dict[torch.device, int] = {}
+"""Bytes that tensors may take on a device, where a setting says it."""
+
+
+def limit_memory(device: torch.device, gib: float) -> None:
+    """Hold this process to `gib` GiB of tensors on a device, 0 = its share of the card; what was said before is undone.
+
+    On a GPU PyTorch's allocator then refuses more. The CUDA context and loaded kernels come on top, about 0.6 GiB.
+    """
+    _limits.pop(device, None)
+    if gib:
+        _limits[device] = int(gib * 2**30)
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        share = min(gpu_share(), _limits.get(device, total) / total)
+        torch.cuda.set_per_process_memory_fraction(share, device)
+
+
+def memory_limit(device: torch.device) -> int | None:
+    """Bytes that `limit_memory` allows on a device; None where nothing was said."""
+    return _limits.get(device)
+
+
 def free_memory(device: torch.device) -> int:
-    """Bytes of a card that this process may still take: what is free, and no more than its share."""
+    """Bytes of a card that this process may still take: what is free, and no more than its share and limit."""
     free, total = torch.cuda.mem_get_info(device)
-    share = gpu_share()
-    if share < 1.0:
-        free = min(free, int(share * total) - torch.cuda.memory_reserved(device))
+    allowed = min(int(gpu_share() * total), _limits.get(device, total))
+    if allowed < total:
+        free = min(free, allowed - torch.cuda.memory_reserved(device))
     return max(0, free)
 
 

@@ -11,7 +11,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from jdx.backends.torch.devices import free_memory
+from jdx.backends.torch.devices import free_memory, memory_limit
 
 Item = TypeVar("Item")
 
@@ -36,12 +36,12 @@ class Need:
 
 
 def budget(device: torch.device) -> int:
-    """Bytes that training may take on this device now."""
+    """Bytes that training may take on this device now, within what `backend.memory` says."""
     if device.type == "cuda":
         free = free_memory(device)
         reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(0.92 * (free + reusable)) - GIB
-    return min(CPU_BUDGET, psutil.virtual_memory().total // 4)
+    return memory_limit(device) or min(CPU_BUDGET, psutil.virtual_memory().total // 4)
 
 
 def kept_for_backward(run: Callable[[], object], known: Iterable[Tensor]) -> int:
