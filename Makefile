@@ -15,7 +15,12 @@ help:
 $(VENV)/.installed: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "jdx needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@test -e $(VENV) || { $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null && \
+	  { $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); false; }; }; } || \
+	  { echo "$(PYTHON) cannot make virtual environments: install its venv package (Debian, Ubuntu: apt-get install python3-venv)," \
+	    "or name another Python: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip >/dev/null 2>&1 || \
+	  { echo "$(VENV) is there, but has no pip: remove it (make clean), and the next make begins anew"; exit 1; }
 	@echo "installing into $(VENV) (the first time takes some minutes: PyTorch is large)"
 	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@

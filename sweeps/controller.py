@@ -98,7 +98,7 @@ class Controller:
                 while not self._over():
                     self._collect()
                     self._start()
-                    self.ledger.sign()
+                    self.ledger.sign(self.config)
                     self.view.refresh(self._progress())
                     if self.trials:
                         self.executor.wait(TICK)

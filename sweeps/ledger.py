@@ -24,13 +24,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from jdx.errors import ConfigError, Fault
 from sweeps.content import Content, check_same
+from sweeps.plan import UNCOUNTED, PlanSampler
 from sweeps.space import Space, Value
 
 log = logging.getLogger(__name__)
 
 CONTENT = "jdx:content"
 OWNER = "jdx:owner"
-UNCOUNTED = "jdx:uncounted"  # why a trial is not part of the budget: "warm start", "surplus", "abandoned"
+AGAIN = "jdx:again"  # of a point that is run once more: the number of the trial that was given up
 PRUNED = "jdx:pruned"
 REASON = "jdx:reason"
 RECORD = "jdx:record"  # attempts, seconds, gpu_seconds, run_dirs, repetitions: in one piece, since each write is a sync
@@ -96,7 +97,7 @@ class Ledger:
         trial = self.study.ask()
         if self.shared:
             self._attr(trial._trial_id, OWNER, self.owner)
-        if self.shared and self._is_surplus(trial.number):
+        if (self.shared and self._is_surplus(trial.number)) or self._is_double(trial):
             self._attr(trial._trial_id, UNCOUNTED, "surplus")
             self.study.tell(trial.number, state=TrialState.FAIL)
             self._counted = 0.0
@@ -109,21 +110,45 @@ class Ledger:
         earlier = [trial for trial in self.counted() if trial.number < number]
         return len(earlier) >= self.n_trials
 
+    def _is_double(self, trial: optuna.trial.Trial) -> bool:
+        """Of a point that is run once more: its first trial has ended after all, or another controller was quicker."""
+        origin = trial.user_attrs.get(AGAIN)
+        if origin is None:
+            return False
+        trials = self.trials()
+        ended = trials[origin].state.is_finished() and UNCOUNTED not in trials[origin].user_attrs
+        return ended or any(one.user_attrs.get(AGAIN) == origin for one in trials[: trial.number])
+
     def unfinished(self, config: Any) -> list[Ticket]:
         """Trials that an earlier controller of this sweep began and did not end; their points are completed.
 
         Trials of another controller that has shown no sign of life for long are given up: they would repel the
-        sampler for ever. Call before the first `ask`.
+        sampler for ever. A grid's points are put back, to be run once more. Call before the first `ask`.
         """
         tickets = []
         for frozen in self.storage.get_all_trials(self.study_id, states=(TrialState.RUNNING,)):
             owner = frozen.user_attrs.get(OWNER)
             if owner == self.owner or (not self.shared and owner is None):
-                trial = optuna.trial.Trial(self.study, frozen._trial_id)
-                tickets.append(Ticket(frozen.number, frozen._trial_id, self.space.suggest(trial, config)))
+                tickets.append(Ticket(frozen.number, frozen._trial_id, self._point(frozen, config)))
             elif not self.shared or self._is_dead(owner, frozen):
-                self.give_up(frozen.number, f"its controller ({owner or 'unknown'}) is gone")
+                self._abandon(frozen, config, f"its controller ({owner or 'unknown'}) is gone")
         return tickets
+
+    def _point(self, frozen: FrozenTrial, config: Any) -> dict[str, Value]:
+        """The whole point of a running trial; its controller may have died in the middle of choosing it."""
+        return self.space.suggest(optuna.trial.Trial(self.study, frozen._trial_id), config)
+
+    def _abandon(self, frozen: FrozenTrial, config: Any, reason: str) -> None:
+        """End a dead controller's trial. A sampler asks for another point; a grid needs this very one.
+
+        The point is put back before the trial is ended, so that a death in between loses nothing. Of two controllers
+        that put back the same point the lower number counts: numbers are given out one by one.
+        """
+        if isinstance(self.study.sampler, PlanSampler):
+            if not any(one.user_attrs.get(AGAIN) == frozen.number for one in self.trials()):
+                self.study.enqueue_trial(self._point(frozen, config), user_attrs={AGAIN: frozen.number})
+            reason += "; its point is run once more"
+        self.give_up(frozen.number, reason)
 
     def _is_dead(self, owner: str | None, trial: FrozenTrial) -> bool:
         signs = self.storage.get_study_user_attrs(self.study_id)
@@ -131,11 +156,15 @@ class Ledger:
         last = float(signs.get(f"{OWNER}:{owner}", begun))
         return time.time() - max(last, begun) > OWNER_STALE
 
-    def sign(self) -> None:
-        """Show the controllers of other hosts that this one lives."""
+    def sign(self, config: Any) -> None:
+        """Show the controllers of other hosts that this one lives, and look for those that no longer do."""
         if self.shared and time.monotonic() - self._signed > SIGN_EVERY:
             self.storage.set_study_user_attr(self.study_id, f"{OWNER}:{self.owner}", time.time())
             self._signed = time.monotonic()
+            for frozen in self.storage.get_all_trials(self.study_id, states=(TrialState.RUNNING,)):
+                owner = frozen.user_attrs.get(OWNER)
+                if owner != self.owner and self._is_dead(owner, frozen):
+                    self._abandon(frozen, config, f"its controller ({owner or 'unknown'}) is gone")
 
     # --- telling --------------------------------------------------------------------------------------------------
 

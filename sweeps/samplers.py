@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
 from hydra.utils import get_class
-from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
-from optuna.study import Study
-from optuna.trial import FrozenTrial
 
 from jdx.errors import ConfigError, Fault
-from sweeps.space import Value
 
 SAMPLERS = {
     "tpe": "optuna.samplers.TPESampler",
@@ -38,30 +34,10 @@ PRUNERS = {
     "threshold": "optuna.pruners.ThresholdPruner",
     "none": "optuna.pruners.NopPruner",
 }
-GRID = SAMPLERS["grid"]
+LISTED = frozenset({SAMPLERS["grid"], SAMPLERS["brute_force"]})
+"""These choose nothing: every point there is, once (`sweeps.plan`)."""
 OWN_KEYS = frozenset({"grid_when_finite", "_partial_", "_recursive_", "_convert_"})
 """Keys of a sampler's group that are not its constructor's."""
-
-
-class PlanSampler(BaseSampler):
-    """Gives trial number n the n-th point of a list, so that two controllers never take the same one."""
-
-    def __init__(self, points: Sequence[Mapping[str, Value]]):
-        self.points = points
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return {}
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return {}
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """The list's value; a trial behind its end (it will be given back) repeats the last point."""
-        return self.points[min(trial.number, len(self.points) - 1)][param_name]
 
 
 def target_of(spec: Any, names: Mapping[str, str], key: str) -> str:

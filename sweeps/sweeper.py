@@ -34,8 +34,9 @@ from sweeps.content import Content, content_of
 from sweeps.controller import Controller, Rules, TooManyFailuresError
 from sweeps.job import TARGET, task_of
 from sweeps.ledger import Ledger, Ticket, open_study, owner_name
+from sweeps.plan import PlanSampler, every_point
 from sweeps.results import Report, write_report
-from sweeps.samplers import GRID, SAMPLERS, PlanSampler, make_pruner, make_sampler, target_of
+from sweeps.samplers import LISTED, SAMPLERS, make_pruner, make_sampler, target_of
 from sweeps.scores import mode_of
 from sweeps.settings import Settings, build_settings
 from sweeps.space import Space, Value, parse_space
@@ -148,7 +149,7 @@ def prepare(
     """Check everything that can be checked before the study is opened. Raises: ConfigError."""
     settings = build_settings(given)
     space = parse_space(settings.params or {}, arguments, settings.custom_search_space)
-    points = _points(settings, space)
+    points = _points(settings, space, config)
     make_sampler(settings.sampler if points is None else "random")
     make_pruner(settings.pruner)
     launch = _launch(config)
@@ -173,22 +174,25 @@ def prepare(
     return Setting(settings, space, points, content, name, folder, config, composer, task, launch)
 
 
-def _points(settings: Settings, space: Space) -> list[dict[str, Value]] | None:
-    """The points of a grid: asked for by name, or meant by a command that lists values and no number of trials."""
+def _points(settings: Settings, space: Space, config: DictConfig) -> list[dict[str, Value]] | None:
+    """Every point: asked for by a sampler's name, or by a command that lists values and no number of trials."""
     target = target_of(settings.sampler, SAMPLERS, "hydra.sweeper.sampler")
     auto = isinstance(settings.sampler, Mapping) and settings.sampler.get("grid_when_finite")
     plain = auto and settings.n_trials is None and space.is_plain_grid and not settings.params
-    if target == GRID and space.hook is not None:
-        remedy = "a space with conditions cannot be listed; use brute_force or another sampler"
+    if target == SAMPLERS["grid"] and space.hook is not None:
+        remedy = "a space with conditions is no grid; hydra/sweeper/sampler=brute_force runs all its points"
         raise ConfigError([Fault("hydra.sweeper.sampler", "grid", remedy)], what="sweep")
     if not space.dimensions and space.hook is None and not plain:
         remedy = "nothing is searched: give hydra.sweeper.params, sweep=NAME, or lists such as lora.rank=4,8"
         raise ConfigError([Fault("hydra.sweeper.params", "", remedy)], what="sweep")
-    if not (plain or target == GRID):
+    if not (plain or target in LISTED):
         return None
     if settings.warm_start:
-        remedy = "a grid runs every point anyway; choose a sampler, such as hydra/sweeper/sampler=tpe"
+        remedy = "every point is run anyway; choose a sampler, such as hydra/sweeper/sampler=tpe"
         raise ConfigError([Fault("hydra.sweeper.warm_start", str(settings.warm_start), remedy)], what="sweep")
+    if target == SAMPLERS["brute_force"]:
+        seed = settings.sampler.get("seed") if isinstance(settings.sampler, Mapping) else None
+        return every_point(space, config, seed)
     return space.combinations()
 
 

@@ -20,7 +20,8 @@ from optuna.trial import TrialState, create_trial
 
 from jdx.errors import ConfigError, Fault
 from sweeps.content import Content, content_of, flat
-from sweeps.ledger import CONTENT, PRUNED, UNCOUNTED, WARM, Ledger
+from sweeps.ledger import CONTENT, PRUNED, WARM, Ledger
+from sweeps.plan import UNCOUNTED
 from sweeps.space import Space, Value, spelt
 from sweeps.storage import STUDY_FILE, Patience, open_storage
 

@@ -23,7 +23,8 @@ from launcher.settings import PoolSettings
 from sweeps.content import Content
 from sweeps.controller import Controller, Rules
 from sweeps.ledger import Ledger, Ticket, open_study, owner_name
-from sweeps.samplers import PlanSampler, make_pruner, make_sampler
+from sweeps.plan import PlanSampler
+from sweeps.samplers import make_pruner, make_sampler
 from sweeps.scores import mode_of
 from sweeps.space import parse_space
 from sweeps.storage import Patience, open_storage
