@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from data.challenge import load_picture
 from jdx.backends.base import GenerateJob, InitSpec, OnStyle, PictureSpec, StyleDrawJob
+from jdx.backends.draw_checks import drawing_faults
 from jdx.backends.torch.adapter_reader import load_adapter
 from jdx.backends.torch.adapters import Adapter
 from jdx.backends.torch.blend import Blending, blend_faults, branch_weights
@@ -59,49 +60,13 @@ def generate(job: GenerateJob, models: Models, out: Path, progress: Progress, on
 
 
 def job_faults(job: GenerateJob, models: Models) -> list[Fault]:
-    """What cannot be drawn: bad sizes, names that overwrite each other, missing adapters or starts."""
-    faults = []
-    if job.resolution % models.vae_factor or job.resolution <= 0:
-        allowed = f"a positive multiple of {models.vae_factor}, the VAE's factor"
-        faults.append(Fault("resolution", str(job.resolution), allowed))
-    if job.sampler.guidance_scale < 0:
-        faults.append(Fault("sampler.guidance_scale", str(job.sampler.guidance_scale), "0 or more; 1 is off"))
-    for name, count in Counter(style.style for style in job.styles).items():
-        if count > 1:
-            faults.append(Fault(f"style {name}", f"{count} times", "each style once"))
+    """What cannot be drawn with this model."""
+    faults = drawing_faults(job, models.vae_factor)
     for style in job.styles:
-        faults += _style_faults(style)
         if style.blend is not None:
             layers = {"c2f": style.blend.c2f_layers, "f2c": style.blend.f2c_layers}
             faults += blend_faults(models.unet, layers)
     return list(dict.fromkeys(faults))
-
-
-def _style_faults(style: StyleDrawJob) -> list[Fault]:
-    files = Counter(picture.file.casefold() for picture in style.pictures)
-    found = [
-        Fault(f"style {style.style}", file, f"drawn {count} times: each file name once, whatever its case")
-        for file, count in files.items()
-        if count > 1
-    ]
-    if style.adapter is not None and not style.adapter.exists():
-        found.append(Fault(f"style {style.style}: adapter", str(style.adapter), "is not there"))
-    if style.init is not None and not style.init.picture.is_file():
-        found.append(Fault(f"style {style.style}: init.picture", str(style.init.picture), "is not a file"))
-    return found + _blend_faults(style)
-
-
-def _blend_faults(style: StyleDrawJob) -> list[Fault]:
-    if (blend := style.blend) is None:
-        return []
-    found = [
-        Fault(f"style {style.style}: blend.{name}", str(share), "a share of the steps, 0 to 1")
-        for name, share in (("c2f.share", blend.c2f_share), ("f2c.share", blend.f2c_share))
-        if not 0 <= share <= 1
-    ]
-    if blend.adapter is not None and not blend.adapter.exists():
-        found.append(Fault(f"style {style.style}: blend.adapter", str(blend.adapter), "is not there"))
-    return found
 
 
 def _finish(style: str, folder: Path, files: list[Future[None]], on_style: OnStyle) -> None:

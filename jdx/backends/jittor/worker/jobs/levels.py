@@ -109,11 +109,12 @@ def time_steps(name: str, config: Config, steps: int) -> Doubles:
     spacing, offset = config.get("timestep_spacing", SPACING[name]), int(config.get("steps_offset", 0))
     # UniPC and DPM-Solver++ make one step more than they use: the clean end is no step of theirs.
     spare = int(name in ("unipc", "dpmpp"))
+    times: Doubles
     if spacing == "linspace":
-        times = np.linspace(0, T - 1, steps + spare)[::-1]
-        times = times.astype(np.float32).astype(np.float64) if name == "euler" else times.round()
+        even = np.linspace(0, T - 1, steps + spare)[::-1]
+        times = np.asarray(even.astype(np.float32) if name == "euler" else even.round(), np.float64)
     elif spacing == "leading":
-        times = (np.arange(steps + spare) * (T // (steps + spare)))[::-1] + float(offset)
+        times = np.asarray((np.arange(steps + spare) * (T // (steps + spare)))[::-1] + offset, np.float64)
     elif spacing == "trailing":
         return _within(np.arange(T, 0, -T / steps).round() - 1.0, steps, T)
     else:
