@@ -130,6 +130,13 @@ class AlreadyRunningError(RuntimeError):
     """Somebody runs a job in this folder: it is not started twice."""
 
 
+class UnreachableError(RuntimeError):
+    """Whoever runs the jobs does not answer: nothing is known to have started, submit it again in a while.
+
+    The executor has said so to people already, and raises another error when it has waited long enough.
+    """
+
+
 class Executor(ABC):
     """Runs jobs somewhere. Called from one thread of one controller; its jobs survive that controller."""
 
@@ -141,7 +148,10 @@ class Executor(ABC):
 
     @abstractmethod
     def submit(self, spec: JobSpec) -> Handle:
-        """Start a job, or queue it when there is no room. Raises: AlreadyRunningError, ValueError."""
+        """Start a job, or queue it when there is no room.
+
+        Raises: AlreadyRunningError, ValueError; UnreachableError, after which the same job may be submitted again.
+        """
 
     def submit_many(self, specs: Sequence[JobSpec]) -> list[Handle]:
         """Several at once; schedulers make an array of them."""

@@ -47,6 +47,8 @@ class SlurmSettings:
     """Between two questions to slurmctld."""
     settle_seconds: Wait = 30.0
     """How long files of an ended job may take to appear on the controller's host (NFS caches names)."""
+    unreachable_minutes: Annotated[int, Field(ge=1, le=43_200)] = 1440
+    """How long slurmctld may be away before the sweep ends (its jobs go on)."""
     logs: Word | None = None
     """Folder, shared by all nodes, of Slurm's own output and submitit's files; None: `.slurm` beside the jobs."""
 

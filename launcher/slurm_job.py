@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,8 @@ from launcher import processes, remote
 from launcher.base import Kind
 
 RESTARTED = "SLURM_RESTART_COUNT"
+START = "slurm_start.json"
+"""In a job's folder: which attempt this was last started for, and after how many restarts."""
 
 
 class SlurmAttempt:
@@ -28,12 +31,14 @@ class SlurmAttempt:
 
     def __call__(self) -> None:
         """Run the worker to its end and leave with its exit code."""
-        again = os.environ.get(RESTARTED, "0") != "0"
-        if again:
+        restarts = int(os.environ.get(RESTARTED, "0"))
+        if restarts:
             remote.wait_for_predecessor(self.folder, self.attempt)
             forget_cancelled(self.folder, self.attempt)
-            print(f"started again by Slurm (restart {os.environ[RESTARTED]})", flush=True)
+            print(f"started again by Slurm (restart {restarts})", flush=True)
         remote.forget_exit(self.folder)
+        words = json.dumps({"attempt": self.attempt, "restarts": restarts})
+        files.write_atomic(self.folder / START, words + "\n")
         # Slurm signals every process of the job; the warning before a preemption is for submitit in this one.
         self.worker = remote.start_worker(self.folder, self.attempt, ignore=(signal.SIGUSR2,))
         try:
@@ -73,3 +78,9 @@ def forget_cancelled(folder: Path, attempt: int) -> None:
     result = files.read_result(folder, attempt)
     if result is not None and (result.get("error") or {}).get("kind") == Kind.CANCELLED:
         (folder / files.RESULT).unlink(missing_ok=True)
+
+
+def last_start(folder: Path, attempt: int) -> int:
+    """After how many restarts by Slurm an attempt was last begun here; 0 also when it never was."""
+    start = files.read_json(folder / START) or {}
+    return int(start["restarts"]) if start.get("attempt") == attempt else 0

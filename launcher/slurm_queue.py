@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
-from launcher.base import Kind, State, Status
+from launcher.base import Kind, State, Status, UnreachableError
+
+log = logging.getLogger(__name__)
 
 PENDING = {
     "PENDING",
@@ -32,14 +36,18 @@ ENDED = {
     "BOOT_FAIL": (State.LOST, None, "its node did not boot"),
     "REVOKED": (State.LOST, None, "revoked: it runs in another cluster of the federation"),
 }
-"""Slurm's job states (squeue(1), section JOB STATE CODES), all of them, in the contract's words."""
+"""Slurm's job states (squeue(1), section JOB STATE CODES), all of them, in the contract's words.
+
+A state that is none of these, of a later Slurm, counts as running: nothing is concluded from it, the folder tells the
+job's end, and a job that squeue forgets is lost.
+"""
 CHUNK = 200
 """Job ids per command line."""
 UNREACHABLE = 60.0
 """Seconds that one command may take; slurmctld's own MessageTimeout is 10 s, and clients retry."""
 
 
-class SlurmUnreachableError(RuntimeError):
+class SlurmUnreachableError(UnreachableError):
     """slurmctld does not answer; jobs go on meanwhile, nothing is known about them."""
 
 
@@ -53,26 +61,33 @@ class Row:
     reason: str = ""
     code: int | None = None
     """Exit code, negative for a signal; known of ended jobs only."""
+    restarts: int = 0
+    """How often Slurm has sent it back into the queue; known of ended jobs only, and not from sacct."""
 
     @property
     def over(self) -> bool:
         return self.state in ENDED
 
     def status(self) -> Status:
-        """In the contract's words. Raises: ValueError for a state that no Slurm manual names."""
+        """In the contract's words."""
         if self.state in PENDING:
             return Status(State.PENDING, reason=self.reason)
-        if self.state in RUNNING:
-            return Status(State.RUNNING, reason="" if self.state == "RUNNING" else self.state.lower())
         if self.state not in ENDED:
-            known = ", ".join(sorted(PENDING | RUNNING | set(ENDED)))
-            raise ValueError(f"job {self.job} is in Slurm's state {self.state!r}; known are {known}")
+            if self.state not in RUNNING:
+                _say_unknown(self.state)
+            return Status(State.RUNNING, reason="" if self.state == "RUNNING" else self.state.lower())
         state, kind, words = ENDED[self.state]
         code = self.code if state is State.EXITED else None
         if kind is not None and not code:
             code = None if self.state == "COMPLETED" else 1
         detail = f", {self.reason}" if self.reason not in {"", "None"} else ""
         return Status(state, code, f"Slurm job {self.job}: {words}{detail}", kind=kind)
+
+
+@cache
+def _say_unknown(state: str) -> None:
+    """Once per state."""
+    log.warning("Slurm tells a job state that is not known here, %s: such jobs count as running", state)
 
 
 def call(program: str, *arguments: str) -> str:
@@ -95,11 +110,12 @@ def call(program: str, *arguments: str) -> str:
         raise SlurmUnreachableError(f"{program} has not answered within {UNREACHABLE:g} s") from None
     if done.returncode:
         error = done.stderr.strip() or f"exit code {done.returncode}"
-        raise (SlurmUnreachableError if _unreachable(error) else RuntimeError)(f"{program}: {error}")
+        raise (SlurmUnreachableError if unreachable(error) else RuntimeError)(f"{program}: {error}")
     return done.stdout
 
 
-def _unreachable(error: str) -> bool:
+def unreachable(error: str) -> bool:
+    """Whether Slurm's words mean that slurmctld is away, busy or just starting."""
     words = (
         "unable to contact",
         "socket timed out",
@@ -107,6 +123,9 @@ def _unreachable(error: str) -> bool:
         "communication",
         "zero bytes",
         "timed out",
+        "standby mode",
+        "temporarily",
+        "not responding",
     )
     return any(word in error.lower() for word in words)
 
@@ -171,19 +190,21 @@ def queued(jobs: Sequence[str]) -> dict[str, Row]:
     for line in text.splitlines():
         job, state, reason = line.strip().split("|", 2)
         if job in jobs:
-            code = _exit_code(job) if state in ENDED else None
-            rows[job] = Row(job, state, reason, code)
+            rows[job] = Row(job, state, reason, *(_details(job) if state in ENDED else ()))
     return rows
 
 
-def _exit_code(job: str) -> int | None:
-    """Exit code that scontrol tells; negative for a signal."""
+def _details(job: str) -> tuple[int | None, int]:
+    """Exit code (negative for a signal) and number of restarts of an ended job, as scontrol tells them."""
     try:
         text = call("scontrol", "show", "job", "--oneliner", job)
+    except SlurmUnreachableError:
+        raise
     except RuntimeError:  # forgotten between two questions
-        return None
-    found = re.search(r"\bExitCode=(\d+):(\d+)", text)
-    return _code(found[1], found[2]) if found else None
+        return None, 0
+    code = re.search(r"\bExitCode=(\d+):(\d+)", text)
+    restarts = re.search(r"\bRestarts=(\d+)", text)
+    return _code(code[1], code[2]) if code else None, int(restarts[1]) if restarts else 0
 
 
 def _code(code: str, number: str) -> int:

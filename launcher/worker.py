@@ -146,8 +146,8 @@ def _run(spec: JobSpec, lease: Lease) -> int:
 def _call(spec: JobSpec, channel: Channel) -> tuple[str, dict[str, Any]]:
     """Call the job's function; the end of it in words, whatever it is."""
     try:
-        function = _load(spec.target)
         with _cancellable():
+            function = _load(spec.target)
             value = function(spec.folder, spec.payload, channel)
         json.dumps(value)
     except BaseException as error:
@@ -157,7 +157,8 @@ def _call(spec: JobSpec, channel: Channel) -> tuple[str, dict[str, Any]]:
 
 def _words(error: BaseException) -> dict[str, str]:
     kind = kind_of(error)
-    if isinstance(error, (CancelledError, KeyboardInterrupt)):
+    # Schedulers signal a job's children as well: what it raises for their deaths is the cancellation too.
+    if _Cancel.heard or isinstance(error, (CancelledError, KeyboardInterrupt)):
         kind = Kind.CANCELLED
     elif kind is Kind.RAISED and isinstance(error, TargetError):
         kind = Kind.TARGET
@@ -196,9 +197,12 @@ class _Cancel:
 
     armed = False
     inside = False
+    heard = False
+    """SIGTERM has come since the job began."""
 
     @classmethod
     def handler(cls, number: int, frame: object) -> None:
+        cls.heard = True
         if cls.armed:
             cls.armed = False
             raise CancelledError("SIGTERM")
@@ -208,6 +212,7 @@ class _Cancel:
 
 @contextmanager
 def _cancellable() -> Iterator[None]:
+    _Cancel.heard = False
     _Cancel.armed = _Cancel.inside = True
     try:
         yield

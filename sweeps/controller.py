@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from launcher.base import AlreadyRunningError, Executor, JobSpec, State, Status
+from launcher.base import AlreadyRunningError, Executor, JobSpec, State, Status, UnreachableError
 from launcher.folder import ask_to_stop, read_lease
 from sweeps.attempts import NAN, Failure, Job
 from sweeps.ledger import PRUNED, RECORD, Ledger, Ticket
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 TICK = 0.5
 """Seconds between two looks at the jobs, at most; executors wake the controller when one ends."""
 REST = 15.0
-"""Seconds without new trials after the disk was full."""
+"""Seconds without new trials after the disk was full, or whoever runs the jobs could not be reached."""
 
 Maker = Callable[[Ticket, int | None, Path, int], JobSpec]
 """(point, seed, folder, attempt) -> the job to submit."""
@@ -140,10 +140,12 @@ class Controller:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Ctrl-C once: what runs is finished. Twice: everything ends now."""
+        """Ctrl-C once: what runs is finished. Twice: everything ends now. Three times: nothing is waited for."""
 
         def heard(number: int, frame: FrameType | None) -> None:
             self.interrupts += 1
+            if self.interrupts > 2:  # ending takes long where a cluster does not answer
+                raise KeyboardInterrupt
             self.view.say(
                 f"{signal.Signals(number).name}: finishing what runs, beginning nothing new; once more ends all now"
                 if self.interrupts == 1
@@ -369,6 +371,12 @@ class Controller:
             job.attempt = int(read_lease(job.folder).get("attempt", job.attempt))
             job.handle = job.last_handle()
             self.executor.adopt(job.handle)
+        except (
+            UnreachableError
+        ):  # the executor says so, once, and raises another error when it has waited enough
+            self.queue.appendleft(job)
+            self._resting_until = time.monotonic() + REST
+            return False
         except OSError as error:
             if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
                 raise

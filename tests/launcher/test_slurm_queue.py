@@ -48,9 +48,15 @@ def test_states_that_ask_for_a_decision(word: str, state: State, kind: Kind | No
     assert (status.state, status.kind) == (state, kind)
 
 
-def test_a_state_of_a_later_slurm_is_named() -> None:
-    with pytest.raises(ValueError, match=r"'LEVITATING'.*PENDING"):
-        Row("1", "LEVITATING").status()
+def test_a_state_of_a_later_slurm_counts_as_running_and_is_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for job in ("1", "2"):
+        status = Row(job, "LEVITATING").status()
+        assert (status.state, status.reason, status.over) == (State.RUNNING, "levitating", False)
+    assert [record.message for record in caplog.records if "LEVITATING" in record.message] == [
+        "Slurm tells a job state that is not known here, LEVITATING: such jobs count as running"
+    ]
 
 
 def test_sacct_is_asked_about_what_squeue_has_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

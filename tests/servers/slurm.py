@@ -191,9 +191,13 @@ class SlurmServer:
         return self.state(job)
 
     def release(self, job: str) -> None:
-        """Let a job that went back into the queue start now; Slurm has it wait for two minutes."""
+        """Let a job that went back into the queue start as soon as Slurm can start it; by itself it waits two minutes.
+
+        A node refuses a credential made in the second in which it revoked the job's last one, and Slurm then ends the
+        job as FAILED ("Job credential revoked"); that wait (AuthInfo's cred_expire) is there to rule it out.
+        """
         self.wait(job, "PENDING")
-        self.run("scontrol", "update", f"jobid={job}", "starttime=now")
+        self.run("scontrol", "update", f"jobid={job}", "starttime=now+2")
 
     def clear(self) -> None:
         """Cancel every job and bring every node back, between tests."""
