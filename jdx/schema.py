@@ -391,14 +391,14 @@ class Tracker:
 class Backend:
     """What computes, and on which device. Nothing here may change a result beyond rounding, except dtype."""
 
-    name: Literal["torch"]
+    name: Literal["torch", "jittor"]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     # Several devices: each makes a share of the styles. auto = all GPUs that are visible, if device is auto
     devices: Literal["auto"] | list[Annotated[str, Field(pattern=r"^(cpu|cuda:\d+)$")]] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto = bfloat16 on a GPU, float32 on a CPU
     micro_batch: Annotated[int, Field(ge=0)] = 0  # training samples in one pass; 0 = by memory
     draw_batch: Annotated[int, Field(ge=0)] = 0  # pictures drawn in one pass; 0 = by memory
-    threads: Annotated[int, Field(ge=0)] = 0  # CPU threads; 0 = all that this process may use
+    threads: Annotated[int, Field(ge=0)] = 0  # CPU threads; 0 = all that this process may use, with Jittor 2
     memory: Annotated[float, Field(ge=0.0)] = 0.0  # GiB that tensors may take on the device; 0 = what is free
     compile: Literal["auto", "off", "regional", "full"] = (
         "auto"  # torch.compile; auto = by how long a job is, on GPUs
@@ -406,6 +406,10 @@ class Backend:
     graphs: Literal["auto", "off"] = (
         "auto"  # training steps as CUDA graphs; auto = on GPUs, where one can be recorded
     )
+    python: Location | None = None  # interpreter with Jittor; null = jdx makes an environment
+    home: Location | None = None  # JITTOR_HOME; null = $JDX_JITTOR, else ~/.cache/jdx/jittor
+    timeout: Annotated[float, Field(gt=0.0)] = 1800.0  # seconds without a word from Jittor's worker
+    compile_timeout: Annotated[float, Field(gt=0.0)] = 3600.0  # seconds of Jittor's first compile
 
 
 @record

@@ -37,6 +37,8 @@ Make = Callable[["Bench", Sequence[str], Any], Failed]
 def devices_of(config: TrialConfig) -> list[str]:
     """The devices that share a trial's styles; one or none: nothing is shared."""
     settings = config.backend
+    if settings.name != "torch":  # one worker computes
+        return [settings.device]
     if settings.devices != "auto":
         return list(settings.devices)
     if settings.device != "auto":
@@ -259,7 +261,10 @@ def _obey(order: Mapping[str, Any]) -> dict[str, Any]:
         bench, _ = trial.open_bench(config, trial.read_set(config), progress)
         losses = _Losses()
         bench = replace(bench, tracker=losses)
-        failed = trial.make_pictures(bench, order["styles"], order["seeds"])
+        try:
+            failed = trial.make_pictures(bench, order["styles"], order["seeds"])
+        finally:
+            bench.backend.close()
     return {"failed": failed, "made": bench.made, "losses": losses.rows}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from data.challenge import ChallengeSet, DataError, read_challenge
 from jdx import observer, runfolder
-from jdx.backends import make_backend
+from jdx.backends import make_backend, settings_of
 from jdx.backends.base import ModelSpec
 from jdx.digests import data_identity, model_identity
 from jdx.disk import told
@@ -36,9 +36,6 @@ from jdx.store import Store
 from jdx.tracking import RunInfo, make_tracker
 
 log = logging.getLogger(__name__)
-
-KERNELS = ".kernels"
-"""Folder of the store in which backends keep compiled code; no stage's results, so it may be deleted at any time."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +85,7 @@ def run(config: TrialConfig, run_dir: Path, challenge: ChallengeSet | None = Non
                 return _stages(bench, run_dir, seeds)
             finally:
                 bench.tracker.close()
+                bench.backend.close()
 
 
 def read_set(config: TrialConfig) -> ChallengeSet:
@@ -110,19 +108,12 @@ def open_bench(config: TrialConfig, challenge: ChallengeSet, progress: Progress)
     settings = config.backend
     devices = devices_of(config)
     device = devices[0] if len(devices) > 1 else settings.device
-    backend = make_backend(
-        settings.name,
-        device=device,
-        dtype=settings.dtype,
-        threads=settings.threads,
-        memory=settings.memory,
-        kernels=Path(config.store.root) / KERNELS,
-        deterministic=config.train.deterministic,
-    )
+    backend = make_backend(settings.name, **settings_of(config, device))
     model = ModelSpec(config.model.path, config.model.revision, config.model.variant)
     store = Store(config.store.root)
     bench = Bench(config, challenge, backend, store, progress, make_tracker(config.tracker), model, {})
-    faults = [Fault("model.path", config.model.path, text) for text in backend.check(model)]
+    faults = backend.setup_faults()
+    faults += [Fault("model.path", config.model.path, text) for text in backend.check(model)]
     faults += reference_faults(bench)
     faults += start_faults(bench)
     faults += joint_faults(bench)
@@ -135,11 +126,7 @@ def open_bench(config: TrialConfig, challenge: ChallengeSet, progress: Progress)
         faults += error.faults
     if faults:
         raise ConfigError(faults)
-    identity = {
-        "backend": settings.name,
-        "dtype": backend.describe()["dtype"],
-        "model": model_identity(model, store.root / "digests.json"),
-    }
+    identity = {**backend.identity(), "model": model_identity(model, store.root / "digests.json")}
     for note in challenge.notes:
         log.warning("%s", note)
     bench.kept["texts"] = bench.wording.texts()  # of all styles, also where they are done in groups

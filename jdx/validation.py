@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from jdx.backends.jittor.limits import config_faults as jittor_faults
 from jdx.errors import ConfigError, Fault
 from jdx.methods.schedule import PREFIX_SAFE
 from jdx.prompt_faults import prompt_faults
@@ -49,6 +50,7 @@ def build(config: Mapping[str, Any]) -> TrialConfig:
 LOCATIONS = {
     "data": ("root",),
     "store": ("root",),
+    "backend": ("python", "home"),
     "model": ("path",),
     "sampler": ("seeds",),
     "evaluation": ("judges",),
@@ -57,7 +59,7 @@ LOCATIONS = {
     "method.prompts": ("styles", "expand"),
 }
 """Settings that hold a path, some of them beside names such as `mini`."""
-PLACES = {"data.root", "store.root"}
+PLACES = {"data.root", "store.root", "backend.home"}
 """Those that are paths whether there is something or not."""
 
 
@@ -144,6 +146,7 @@ def contradictions(trial: TrialConfig) -> list[Fault]:
     """Faults that need two settings to see."""
     return [
         *_device_faults(trial),
+        *_backend_faults(trial),
         *_training_faults(trial),
         *prompt_faults(trial),
         *_method_faults(trial),
@@ -163,6 +166,18 @@ def _device_faults(trial: TrialConfig) -> list[Fault]:
         return []
     what = f"backend.device = {backend.device} names the one device; leave it at auto, or backend.devices=[]"
     return [Fault("backend.devices", str(backend.devices), what)]
+
+
+def _backend_faults(trial: TrialConfig) -> list[Fault]:
+    """Settings that the chosen backend does not know, or cannot serve."""
+    backend = trial.backend
+    if backend.name == "jittor":
+        return jittor_faults(trial)
+    return [
+        Fault(f"backend.{name}", value, f"has no effect with backend={backend.name}: null")
+        for name, value in (("python", backend.python), ("home", backend.home))
+        if value is not None
+    ]
 
 
 def _training_faults(trial: TrialConfig) -> list[Fault]:

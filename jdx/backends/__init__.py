@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from jdx.backends.base import Backend
 from jdx.errors import ConfigError, Fault
 
-__all__ = ["Backend", "make_backend"]
+if TYPE_CHECKING:
+    from jdx import schema
+
+__all__ = ["Backend", "make_backend", "settings_of"]
+
+KERNELS = ".kernels"
+"""Folder of the store in which backends keep compiled code; no stage's results, so it may be deleted at any time."""
 
 
 def _torch(**settings: Any) -> Backend:
@@ -18,11 +25,34 @@ def _torch(**settings: Any) -> Backend:
     return TorchBackend(**settings)
 
 
-BACKENDS: dict[str, Callable[..., Backend]] = {"torch": _torch}
+def _jittor(*, timeout: float, **place: Any) -> Backend:
+    from jdx.backends.jittor.backend import JittorBackend
+    from jdx.backends.jittor.environment import Place
+
+    return JittorBackend(Place(**place), timeout)
+
+
+BACKENDS: dict[str, Callable[..., Backend]] = {"torch": _torch, "jittor": _jittor}
+
+
+def settings_of(config: schema.TrialConfig, device: str) -> dict[str, Any]:
+    """What `make_backend` wants of a trial's settings; device: instead of theirs, where styles are shared out."""
+    backend = config.backend
+    common = {"device": device, "threads": backend.threads}
+    if backend.name == "torch":
+        return {
+            **common,
+            "dtype": backend.dtype,
+            "memory": backend.memory,
+            "kernels": Path(config.store.root) / KERNELS,
+            "deterministic": config.train.deterministic,
+        }
+    places = {name: Path(path) for name in ("python", "home") if (path := getattr(backend, name)) is not None}
+    return {**common, **places, "timeout": backend.timeout, "compile_limit": backend.compile_timeout}
 
 
 def make_backend(name: str, **settings: Any) -> Backend:
-    """The backend called `name`, made with its settings (torch: those of `TorchBackend`).
+    """The backend called `name`, made with its settings (`settings_of`).
 
     Raises ConfigError for an unknown name, with the nearest real one.
     """

@@ -350,6 +350,18 @@ class Backend(ABC):
 
     name: str
 
+    def setup_faults(self) -> list[Fault]:
+        """What is wrong with the environment that the backend needs, seen without making or loading anything."""
+        return []
+
+    def identity(self) -> dict[str, str]:
+        """What every result depends on beside the model, for the keys of the store."""
+        return {"backend": self.name, "dtype": self.describe()["dtype"]}
+
+    def close(self) -> None:
+        """Give back what outlives a job, such as another process. The backend may be used again."""
+        return
+
     @abstractmethod
     def describe(self) -> dict[str, str]:
         """Device, precision and library versions, for the record of a run."""

@@ -38,6 +38,21 @@ LIMITS = (
         TORCH + "sharing a trial's styles over several devices; auto or [], and one trial per device",
     ),
     Limit(
+        "backend.compile",
+        lambda trial: _if(trial.backend.compile not in ("auto", "off"), trial.backend.compile),
+        "Jittor compiles in its own way: auto or off",
+    ),
+    Limit(
+        "backend.memory",
+        lambda trial: _if(trial.backend.memory > 0, trial.backend.memory),
+        "Jittor keeps no limit: 0, and batch sizes (backend.micro_batch, backend.draw_batch) instead",
+    ),
+    Limit(
+        "train.deterministic",
+        lambda trial: _if(trial.train.deterministic),
+        "equal bits are promised by backend=torch only: false",
+    ),
+    Limit(
         "lora.unet.dora",
         lambda trial: _if(trial.lora.unet.dora and trial.lora.unet.rank > 0 and trial.method.train),
         TORCH + "false",
