@@ -15,10 +15,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from jdx.backends.lora_keys import LoraKey, Network, canonical_te_path, parse, unflatten
 from jdx.backends.torch import token_files
 from jdx.backends.torch.adapters import FILE, HEADER, Adapter, LoraPair
 from jdx.backends.torch.enhancer import load_enhancer
-from jdx.backends.torch.lora_keys import LoraKey, Network, canonical_te_path, parse, unflatten
 from jdx.backends.torch.models import Models
 from jdx.errors import ConfigError, Fault
 

@@ -20,8 +20,8 @@ import safetensors.torch
 from torch import Tensor
 
 from jdx._version import __version__
+from jdx.backends.lora_keys import TEXT_PREFIX, canonical_te_path, memory_te_path
 from jdx.backends.torch.enhancer import Enhancer, save_enhancer
-from jdx.backends.torch.lora_keys import TEXT_PREFIX, canonical_te_path, memory_te_path
 from jdx.backends.torch.token_files import TokenVectors, save_tokens
 from jdx.files import write_bytes
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from jdx.errors import ConfigError, Fault
+from jdx.backends.attention_names import in_order_of_pass
 
 Parts = Mapping[str, Tensor]
 """Inputs of one self-attention, "q", "k", "v": (B, S, C), heads side by side in C."""
-STAGES = ("down_blocks", "mid_block", "up_blocks")
-"""In the order of the pass; diffusers registers the middle last."""
 
 
 class Processor(Protocol):
@@ -31,39 +29,7 @@ def self_attentions(unet: nn.Module) -> dict[str, Any]:
         for p, m in unet.named_modules()
         if isinstance(m, Attention) and p.endswith(".attn1") and not m.is_cross_attention
     }
-    return dict(sorted(found.items(), key=lambda item: STAGES.index(item[0].split(".")[0])))
-
-
-def named_layers(
-    paths: Sequence[str], names: Sequence[str | int], numbers: Mapping[str, str], key: str, what: str
-) -> tuple[str, ...]:
-    """Full paths of the named layers, in the order of `paths`, each once.
-
-    A name is a path, the beginning of one (all below it), or a number of `numbers`, {digits: path or beginning},
-    given as an integer or its digits.
-
-    Raises: ConfigError, key `key`, naming every unknown layer and all that there are.
-    """
-    prefixes = {name: numbers.get(str(name), str(name)) for name in names}
-    unknown = [str(n) for n, prefix in prefixes.items() if not any(_below(p, prefix) for p in paths)]
-    if unknown or not names:
-        raise ConfigError([Fault(key, ", ".join(unknown), _valid(paths, numbers))], what)
-    return tuple(p for p in paths if any(_below(p, prefix) for prefix in prefixes.values()))
-
-
-def _below(path: str, prefix: str) -> bool:
-    return path == prefix or path.startswith(prefix + ".")
-
-
-def short(path: str) -> str:
-    """A self-attention's place without the inner names: `up_blocks.2.attentions.1`."""
-    return path.split(".transformer_blocks.")[0]
-
-
-def _valid(paths: Sequence[str], numbers: Mapping[str, str]) -> str:
-    shorts = list(dict.fromkeys(short(path) for path in paths))
-    known = [number for number, prefix in numbers.items() if any(_below(p, prefix) for p in paths)]
-    return f"name at least one of {', '.join(shorts)}; or by number: {', '.join(known) or 'none here'}"
+    return in_order_of_pass(found)
 
 
 @contextmanager

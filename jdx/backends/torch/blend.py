@@ -14,33 +14,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jdx.backends import attention_names
 from jdx.backends.base import BlendSpec
 from jdx.backends.torch.attention import (
     Processor,
     heads,
-    named_layers,
     processors,
     project,
     self_attentions,
-    short,
 )
 from jdx.errors import ConfigError, Fault
 from jdx.methods.blend import COARSE, FINE, blend, blended_steps
 
 
 def blend_layers(unet: nn.Module, names: Sequence[str], direction: str) -> tuple[str, ...]:
-    """Full paths of the self-attentions of one direction, "c2f" or "f2c"; none when no name is given.
-
-    A name is a path or the beginning of one, or the place among all self-attentions in the order of the pass, 0 to
-    15 in Stable Diffusion 1.x and 2.x: 0-5 are the encoder's, 6 the middle's, 7-15 the decoder's.
-
-    Raises: ConfigError naming every unknown layer and all that there are.
-    """
-    paths = list(self_attentions(unet))
-    numbers = {str(i): short(path) for i, path in enumerate(paths)}
-    if not names:
-        return ()
-    return named_layers(paths, names, numbers, f"blend.{direction}.layers", "StyleBlend settings")
+    """Full paths of the self-attentions of one direction, "c2f" or "f2c"; see `attention_names.blend_layers`."""
+    return attention_names.blend_layers(list(self_attentions(unet)), names, direction)
 
 
 def blend_faults(unet: nn.Module, layers: Mapping[str, Sequence[str]]) -> list[Fault]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from jdx.backends.base import ModelSpec
-from jdx.backends.torch.layout import COMPONENTS, folder_faults, foreign, read_json
+from jdx.backends.layout import COMPONENTS, folder_faults, foreign, read_json
 from jdx.errors import BackendError
 
 GONE = (

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from jdx.backends.lora_keys import memory_te_path
 from jdx.backends.torch.adapters import Adapter, LoraPair
-from jdx.backends.torch.lora_keys import memory_te_path
 from jdx.backends.torch.models import Models
 from jdx.backends.torch.tokens import spoken
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from jdx.backends.base import ModelSpec
+from jdx.backends.layout import COMPONENTS, weight_file
 from jdx.backends.torch.cuts import say_cuts
 from jdx.backends.torch.hub import locate
-from jdx.backends.torch.layout import COMPONENTS, weight_file
 from jdx.errors import BackendError
 
 log = logging.getLogger(__name__)

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from jdx.backends.base import LoraSpec, ModelSpec, TokensSpec
+from jdx.backends.layout import read_json
 from jdx.backends.torch.blend import blend_layers
 from jdx.backends.torch.cuts import say_cuts
 from jdx.backends.torch.hub import locate
-from jdx.backends.torch.layout import read_json
 from jdx.backends.torch.models import load_tokenizer, quiet
 from jdx.backends.torch.stacked import target_faults
 from jdx.backends.torch.styleid_layers import resolve_layers

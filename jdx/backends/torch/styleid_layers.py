@@ -8,22 +8,14 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jdx.backends.torch.attention import Parts, heads, named_layers, project, self_attentions
+from jdx.backends.attention_names import styleid_layers
+from jdx.backends.torch.attention import Parts, heads, project, self_attentions
 from jdx.methods.styleid import inject
-
-SLOTS = {str(i): f"up_blocks.{i // 3}.attentions.{i % 3}" for i in range(64)}
-"""The authors' numbers of decoder slots: 6 to 11 in the paper, 7 to 11 in their program for diffusers."""
 
 
 def resolve_layers(unet: nn.Module, names: Sequence[str | int]) -> tuple[str, ...]:
-    """Full module paths of the named self-attentions, in the network's order, each once.
-
-    A name is a path (`up_blocks.2.attentions.1.transformer_blocks.0.attn1`), the beginning of one
-    (`up_blocks.2.attentions.1`, `up_blocks.2`: all below it), or a number of `SLOTS`.
-
-    Raises: ConfigError naming every unknown layer and all that there are.
-    """
-    return named_layers(list(self_attentions(unet)), names, SLOTS, "layers", "StyleID settings")
+    """Full paths of the named self-attentions, in the network's order; see `styleid_layers`."""
+    return styleid_layers(list(self_attentions(unet)), names)
 
 
 class Capture:
