@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from jdx.backends.base import ModelSpec, PlainPrompt, StyleDrawJob
+from jdx.backends.enhancer_files import FILE, HEADER
 from jdx.backends.torch.adapters import FILE as LORA
 from jdx.backends.torch.adapters import save_adapter
-from jdx.backends.torch.enhancer import FILE, HEADER, Enhancer, add, form_of, load_enhancer, save_enhancer
+from jdx.backends.torch.enhancer import Enhancer, add, form_of, load_enhancer, save_enhancer
 from jdx.backends.torch.models import Models, load
 from jdx.errors import ConfigError
 from jdx.methods.enhancer import first_vector

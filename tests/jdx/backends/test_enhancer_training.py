@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from jdx.backends.base import AdapterSpec, EnhancerSpec, ModelSpec
+from jdx.backends.enhancer_files import FILE, HEADER
 from jdx.backends.torch.adapter_reader import load_adapter
-from jdx.backends.torch.enhancer import FILE, HEADER, form_of, load_enhancer
+from jdx.backends.torch.enhancer import form_of, load_enhancer
 from jdx.backends.torch.models import Models, load
 from jdx.errors import ConfigError
 from jdx.methods.enhancer import first_vector, named
