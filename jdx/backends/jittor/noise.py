@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from jdx.backends.base import GenerateJob
-from jdx.backends.torch.layout import read_json
+from jdx.backends.layout import read_json
 from jdx.backends.torch.sampling import seeded
 from jdx.errors import BackendError
 
