@@ -33,10 +33,15 @@ def alike(adapters: Sequence[AdapterSpec]) -> list[tuple[AdapterSpec, ...]]:
     """Adapters grouped by what a pass over them looks like, in order of first appearance."""
     groups: dict[tuple[object, ...], list[AdapterSpec]] = {}
     for adapter in adapters:
-        text = adapter.text_encoder.rank > 0 or adapter.tokens is not None
-        passes = (adapter.prior_weight > 0, text, adapter.enhancer is not None)
-        groups.setdefault((*passes, *windows_of(adapter).values()), []).append(adapter)
+        groups.setdefault(structure(adapter), []).append(adapter)
     return [tuple(group) for group in groups.values()]
+
+
+def structure(adapter: AdapterSpec) -> tuple[object, ...]:
+    """What adapters that share a pass have in common."""
+    text = adapter.text_encoder.rank > 0 or adapter.tokens is not None
+    passes = (adapter.prior_weight > 0, text, adapter.enhancer is not None)
+    return (*passes, *windows_of(adapter).values())
 
 
 def windows_of(adapter: AdapterSpec) -> dict[str, Window]:

@@ -169,7 +169,7 @@ def opened(unet: Any, mode: Mode) -> Iterator[Denoise]:
     Batches of another shape, precision or gradient mode are compiled anew: keep them few.
     """
     if mode == "off":
-        yield partial(_denoise, unet)
+        yield partial(plain, unet)
         return
     _allow_variants()
     if mode == "full":
@@ -179,7 +179,7 @@ def opened(unet: Any, mode: Mode) -> Iterator[Denoise]:
     try:
         for block in blocks:
             block.compile(fullgraph=True, dynamic=False, backend=BACKEND)
-        yield partial(_denoise, unet)
+        yield partial(plain, unet)
     finally:
         for block in blocks:
             block._compiled_call_impl = None
@@ -189,18 +189,24 @@ REGIONS = ("BasicTransformerBlock", "ResnetBlock2D")
 """diffusers' modules that `regional` compiles, each of them once per kind and size."""
 
 
-def _denoise(unet: Any, x: Tensor, t: Tensor, states: Tensor) -> Tensor:
+def plain(unet: Any, x: Tensor, t: Tensor, states: Tensor) -> Tensor:
+    """The UNet's pass as it is."""
     answer: Tensor = unet(x, t, encoder_hidden_states=states, return_dict=False)[0]
     return answer
 
 
 @cache
 def _whole(backend: str) -> Callable[[Any, Tensor, Tensor, Tensor], Tensor]:
-    """`_denoise` in one graph; the UNet is an argument, so that adapters and models may change around it."""
+    """`plain` in one graph; the UNet is an argument, so that adapters and models may change around it."""
     whole: Callable[[Any, Tensor, Tensor, Tensor], Tensor] = torch.compile(
-        _denoise, fullgraph=True, dynamic=False, backend=backend
+        plain, fullgraph=True, dynamic=False, backend=backend
     )
     return whole
+
+
+def function(work: Callable[..., None], mode: Mode) -> Callable[..., None]:
+    """A function that changes tensors in place, compiled unless compilation is off: one kernel instead of many."""
+    return work if mode == "off" else torch.compile(work, fullgraph=True, dynamic=False, backend=BACKEND)
 
 
 def _allow_variants() -> None:

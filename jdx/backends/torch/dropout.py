@@ -25,16 +25,17 @@ class KeyedDropout:
         self.keys: Tensor | None = None
         self.widest = 0
 
-    def __call__(self, x: Tensor, salt: int) -> Tensor:
-        """x: (N, ...); returns x · mask / (1 − p)."""
+    def __call__(self, x: Tensor, salt: int | Tensor) -> Tensor:
+        """x: (N, ...); salt: in [0, 2³²); returns x · mask / (1 − p)."""
         if self.keys is None or self.keys.shape[0] != x.shape[0]:
             given = "no keys" if self.keys is None else f"{self.keys.shape[0]} keys"
             raise ValueError(f"dropout has {given} for a batch of {x.shape[0]} samples")
-        self.widest = max(self.widest, x[0].numel())
+        if not torch.compiler.is_compiling():  # a compiled pass would be bound to the number
+            self.widest = max(self.widest, x[0].numel())
         return x * keep(self.keys, salt, x[0].numel(), self.p).view(x.shape).to(x.dtype) / (1 - self.p)
 
 
-def keep(keys: Tensor, salt: int, size: int, p: float) -> Tensor:
+def keep(keys: Tensor, salt: int | Tensor, size: int, p: float) -> Tensor:
     """Boolean (N, size), True with probability 1 − p, from keys (N,) and a layer's salt."""
     place = mix(_int32(torch.arange(size, device=keys.device)))
     sample = mix(_int32(keys ^ salt))

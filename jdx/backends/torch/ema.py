@@ -30,11 +30,21 @@ class StackedEma:
         for name, p in self.params.items():
             self.rows.setdefault(name, p.detach().clone())
 
-    @torch.no_grad()
     def update(self, done: int) -> None:
         """Take in the parameters after `done` steps."""
-        for name, p in self.params.items():
+        first = next(iter(self.rows.values()))
+        self.take(self.shares(done).to(first.device, non_blocking=True))
+
+    def shares(self, done: int) -> Tensor:
+        """How much of the parameters the averages take in after `done` steps, (parts, K) float64 on the CPU."""
+        rows = []
+        for name in self.params:
             t = done - self.windows.get(name, Window()).start
-            if t > 0:
-                shares = [1.0 if limit is None else 1.0 - ema_decay(limit, t) for limit in self.limits]
-                self.rows[name].lerp_(p, p.new_tensor(shares)[:, None])
+            rows.append([0.0 if t <= 0 else 1.0 if k is None else 1.0 - ema_decay(k, t) for k in self.limits])
+        return torch.tensor(rows, dtype=torch.float64)
+
+    @torch.no_grad()
+    def take(self, shares: Tensor) -> None:
+        """Move the averages in place; shares on the parameters' device."""
+        for (name, p), share in zip(self.params.items(), shares, strict=True):
+            self.rows[name].lerp_(p, share[:, None].to(p.dtype))

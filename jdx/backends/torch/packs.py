@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from jdx.backends.base import AdapterSpec, LoraSpec, TrainJob
-from jdx.backends.torch import memory
-from jdx.backends.windows import alike
+from jdx.backends.torch import memory, repeatable
+from jdx.backends.windows import alike, structure
 from jdx.errors import BackendError
 
 log = logging.getLogger(__name__)
@@ -16,10 +16,21 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Pack:
-    """Styles trained together, and the most samples of one style that go into one pass."""
+    """Styles trained together, and the most samples of one style that go into one pass.
+
+    rows: adapters that a pass is made for; where there are fewer styles the rest is filled (`seats`), so that all
+    packs have the same shapes. 0 = as many as there are.
+    """
 
     adapters: tuple[AdapterSpec, ...]
     most: int
+    rows: int = 0
+
+    @property
+    def seats(self) -> tuple[AdapterSpec, ...]:
+        """The adapters of all rows: the pack's own, then copies of the last that nobody asks for."""
+        spare = max(0, self.rows - len(self.adapters))
+        return (*self.adapters, *(_spare(self.adapters[-1], i) for i in range(spare)))
 
     @property
     def prior(self) -> bool:
@@ -48,9 +59,11 @@ def plan(
     job: TrainJob, available: Callable[[], int], need: Callable[[Sequence[AdapterSpec]], memory.Need]
 ) -> list[Pack]:
     """The packs of a job. available: bytes there are; need: what a group takes (not with `micro_batch`)."""
+    if job.deterministic:
+        return _fixed(job)
     packs = []
     for group in alike(job.adapters):
-        samples = job.batch_size * (2 if group[0].prior_weight > 0 else 1)
+        samples = _samples(job, group)
         if job.micro_batch:
             styles, most = max(1, job.micro_batch // samples), min(job.micro_batch, samples)
         else:
@@ -60,8 +73,52 @@ def plan(
                 "a sample takes %.3g GiB, an adapter %.3g GiB", takes.sample / 2**30, takes.adapter / 2**30
             )
         packs += [Pack(part, most) for part in memory.even(group, styles)]
-    log.info("training %s styles in packs of %s", len(job.adapters), [len(pack.adapters) for pack in packs])
+    _tell(packs)
     return packs
+
+
+def of_one_shape(packs: Sequence[Pack]) -> list[Pack]:
+    """The packs, filled up where others of the same structure are larger: what is compiled for one serves all."""
+    rows: dict[tuple[object, ...], int] = {}
+    for pack in packs:
+        shape = (pack.most, *structure(pack.adapters[0]))
+        rows[shape] = max(rows.get(shape, 0), len(pack.adapters))
+    return [replace(pack, rows=rows[pack.most, *structure(pack.adapters[0])]) for pack in packs]
+
+
+def _fixed(job: TrainJob) -> list[Pack]:
+    """Packs of a number of rows that depends on settings alone, of adapters that are alike in every size."""
+    most = job.micro_batch or repeatable.SAMPLES
+    packs = []
+    for group in alike(job.adapters):
+        sizes: dict[tuple[object, ...], list[AdapterSpec]] = {}
+        for a in group:
+            sizes.setdefault((a.unet, a.text_encoder, a.tokens and a.tokens.vectors), []).append(a)
+        samples = _samples(job, group)
+        rows = max(1, most // samples)
+        for some in sizes.values():
+            packs += [Pack(part, min(most, samples), rows) for part in memory.even(some, rows)]
+    _tell(packs)
+    return packs
+
+
+def _samples(job: TrainJob, group: Sequence[AdapterSpec]) -> int:
+    """Samples of one style in a batch."""
+    return job.batch_size * (2 if group[0].prior_weight > 0 else 1)
+
+
+def _tell(packs: Sequence[Pack]) -> None:
+    sizes = [len(pack.adapters) for pack in packs]
+    log.info("training %s styles in packs of %s", sum(sizes), sizes)
+
+
+def _spare(adapter: AdapterSpec, number: int) -> AdapterSpec:
+    """A copy that learns the same, but says no style's word: its text would change that word's vectors."""
+    if adapter.tokens is None:
+        return adapter
+    captions, prior = ((("",) * len(texts)) for texts in (adapter.captions, adapter.prior_captions))
+    tokens = replace(adapter.tokens, token=f"<spare_{number}>")
+    return replace(adapter, captions=captions, prior_captions=prior, tokens=tokens)
 
 
 def largest(group: Sequence[AdapterSpec]) -> AdapterSpec:

@@ -6,17 +6,20 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from jdx.backends.base import AdapterSpec, TrainJob
-from jdx.backends.samples import Noising, Plan, Sample, Source, read_sources
+from jdx.backends.samples import MOMENTS, Noising, Plan, Sample, Source, read_sources
 from jdx.backends.state_files import LossLog
 from jdx.backends.torch import memory, packs
 from jdx.backends.torch.adamw import Knobs, StackedAdamW
 from jdx.backends.torch.adapters import canonical_te_path
 from jdx.backends.torch.batches import Drawer
+from jdx.backends.torch.compile import plain
 from jdx.backends.torch.dropout import BYTES_AN_ENTRY, KeyedDropout
 from jdx.backends.torch.ema import StackedEma
 from jdx.backends.torch.enhancer_part import EnhancerPart
@@ -114,9 +117,11 @@ def knobs_of(job: TrainJob, adapters: Sequence[AdapterSpec], parts: Mapping[str,
     )
 
 
-def captions_of(models: Models, texts: Sequence[str], parts: Mapping[str, Part]) -> Captions:
+def captions_of(
+    models: Models, texts: Sequence[str], parts: Mapping[str, Part], *, alone: bool = False
+) -> Captions:
     """The table of captions, computed anew in every pass when a part changes the text encoder."""
-    return Captions(models, texts, trained=any(part.changes_text for part in parts.values()))
+    return Captions(models, texts, trained=any(part.changes_text for part in parts.values()), alone=alone)
 
 
 def noising_of(models: Models) -> Noising:
@@ -139,6 +144,14 @@ def average_of(adapters: Sequence[AdapterSpec], parts: Mapping[str, Part]) -> St
         return None
     flats = {name: part.flat for name, part in parts.items()}
     return StackedEma(flats, limits, {name: part.window for name, part in parts.items()})
+
+
+def latent_of(job: TrainJob) -> tuple[int, int]:
+    """Rows and columns of the latents that are learnt from, read from a file's header."""
+    folder = next(iter(job.moments.values()))
+    with safe_open(folder / MOMENTS, "np") as file:
+        rows, columns = file.get_slice("mean").get_shape()[-2:]
+    return int(rows), int(columns)
 
 
 def state_rows(
@@ -205,7 +218,10 @@ def measure(job: TrainJob, models: Models, group: Sequence[AdapterSpec]) -> memo
             part.bind()
         held = [tensor for part in parts.values() for tensor in part.held()]
         known = [*models.unet.parameters(), *models.text_encoder.parameters(), *held]
-        sample = memory.kept_for_backward(lambda: losses_of(models, captions, parts.values(), drawn), known)
+        denoise = partial(plain, models.unet)
+        sample = memory.kept_for_backward(
+            lambda: losses_of(models, denoise, captions, parts.values(), drawn), known
+        )
         if dropout is not None:
             sample += dropout.widest * BYTES_AN_ENTRY
         copies = memory.COPIES + any(a.ema_decay is not None for a in group)

@@ -49,7 +49,9 @@ class StackedLinear(nn.Module):
     def __init__(self, base: nn.Linear, path: str, dropout: KeyedDropout | None):
         super().__init__()
         self.base = base
-        self.salt = int.from_bytes(hashlib.sha256(path.encode()).digest()[:4], "little")
+        number = int.from_bytes(hashlib.sha256(path.encode()).digest()[:4], "little")
+        # A tensor, since layers that differ in plain numbers only could not share one compilation.
+        self.salt = torch.tensor(number, device=base.weight.device)
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:

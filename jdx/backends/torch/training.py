@@ -7,8 +7,8 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from torch import Tensor
 from jdx.backends.base import OnLosses, OnSnapshot, TrainJob, TrainOutcome
 from jdx.backends.samples import plan_passes, read_sources
 from jdx.backends.state_files import LossLog, snapshot_folder
-from jdx.backends.torch import memory, packs, snapshots, styleid
-from jdx.backends.torch.adamw import StackedAdamW
+from jdx.backends.torch import compile, memory, packs, snapshots, styleid
+from jdx.backends.torch.adamw import StackedAdamW, adamw_
 from jdx.backends.torch.adapters import Adapter
 from jdx.backends.torch.batches import Drawer, drawn_ahead
 from jdx.backends.torch.checks import check
@@ -34,6 +34,7 @@ from jdx.backends.torch.preparation import (
     captions_of,
     drawer_of,
     knobs_of,
+    latent_of,
     measure,
     opened_parts,
     restore,
@@ -41,6 +42,8 @@ from jdx.backends.torch.preparation import (
     state_rows,
     trained,
 )
+from jdx.backends.torch.repeatable import fixed_order
+from jdx.backends.torch.replay import MOST_PASSES, Feed, as_they_are, recorded
 from jdx.backends.torch.snapshots import AdapterState
 from jdx.backends.torch.step import Step
 from jdx.errors import BackendError
@@ -63,7 +66,7 @@ def train(
     check(job, models, out)
     began = time.monotonic()
     total = (max(job.snapshots) - job.start_step) * len(job.adapters)
-    with progress.task("training", total) as task:
+    with progress.task("training", total) as task, fixed_order(job.deterministic):
         session = Session(job, models, out, on_snapshot, on_losses, task)
         session.run()
     return TrainOutcome(session.failed, time.monotonic() - began)
@@ -83,16 +86,33 @@ class Session:
     failed: dict[str, tuple[int, str]] = field(default_factory=dict)
     counted: dict[str, int] = field(default_factory=dict)
     told: dict[str, int] = field(default_factory=dict)
+    mode: compile.Mode = "off"
+    work: compile.Work | None = None
 
     def run(self) -> None:
-        queue = deque(self._plan())
+        queue = deque(self._compiled(self._plan()))
         while queue:
             pack = queue.popleft()
-            if not self._attempt(pack):
+            again = self._attempt(pack)
+            if again is not None:
                 styleid.release()
                 gc.collect()
                 torch.cuda.empty_cache()
-                queue.extendleft(reversed(pack.smaller(self.failed)))
+                queue.extendleft(reversed(again))
+
+    def _compiled(self, plan: list[Pack]) -> list[Pack]:
+        """Choose whether the passes are compiled; then all packs get one shape."""
+        job, models = self.job, self.models
+        if job.compile == "off" or job.deterministic or not any(a.unet.rank for a in job.adapters):
+            return plan
+        even = packs.of_one_shape(plan)
+        factor, steps = job.batch_size * job.accumulation, max(job.snapshots) - job.start_step
+        samples = steps * factor * sum(len(pack.seats) * (1 + pack.prior) for pack in even)
+        adapters = ",".join(f"{a.unet.rank}:{a.unet.targets}:{a.unet.dora}" for a in even[0].seats)
+        sizes = f"{models.spec.path} {models.dtype} {even[0].most} {adapters} {job.dropout > 0}"
+        self.work = compile.work_of("train", models.unet, samples, latent_of(job), sizes)
+        self.mode = compile.choose(job.compile, models.device, self.work)
+        return plan if self.mode == "off" else even
 
     def _plan(self) -> list[Pack]:
         job, models = self.job, self.models
@@ -106,26 +126,48 @@ class Session:
                 f"which other programs may be using; {error}"
             ) from error
 
-    def _attempt(self, pack: Pack) -> bool:
-        """Train a pack; False when the GPU's memory did not suffice."""
+    def _attempt(self, pack: Pack) -> list[Pack] | None:
+        """Train a pack; returns what to train instead when memory or the compiler failed it."""
         try:
-            with PackRun.opened(self, pack) as run:
+            with (
+                compile.opened(self.models.unet, self.mode) as denoise,
+                PackRun.opened(self, pack, denoise) as run,
+            ):
                 run.go()
             for style in run.styles:
                 self.states.pop(style, None)  # not needed again, and large
         except torch.cuda.OutOfMemoryError as error:
-            styles = ", ".join(adapter.style for adapter in pack.adapters)
-            log.warning(
-                "out of GPU memory on styles %s (%d samples a pass): halving; %s", styles, pack.most, error
-            )
-            return False
-        return True
+            return self._smaller(pack, error)
+        except Exception as error:
+            if self.mode == "off" or not compile.is_failure(error):
+                raise
+            compile.give_up(error)
+            self.mode = "off"
+            return [pack]
+        return None
+
+    def _smaller(self, pack: Pack, error: Exception) -> list[Pack]:
+        styles = ", ".join(adapter.style for adapter in pack.adapters)
+        if self.job.deterministic:
+            raise BackendError(
+                f"out of GPU memory on styles {styles}; with train.deterministic a pass has a fixed number of samples, "
+                f"{len(pack.seats) * pack.most} here: lower backend.micro_batch for all runs that are to agree; {error}"
+            ) from error
+        log.warning(
+            "out of GPU memory on styles %s (%d samples a pass): halving; %s", styles, pack.most, error
+        )
+        return pack.smaller(self.failed)
 
     def state(self, style: str) -> AdapterState | None:
         """Where a style continues: its last snapshot of this session, or the one to resume, or None."""
         if style not in self.states and style in self.job.resume:
             self.states[style] = snapshots.load(self.job.resume[style], self.job.start_step)
         return self.states.get(style)
+
+    def made(self) -> None:
+        """A first step is through: what was to be compiled is."""
+        if self.work is not None:
+            compile.remember(self.mode, self.work)
 
     def count(self, styles: Sequence[str], done: int, loss: float | None) -> None:
         """Advance the display by the styles that reach step `done` for the first time."""
@@ -158,27 +200,31 @@ class PackRun:
 
     @staticmethod
     @contextmanager
-    def opened(session: Session, pack: Pack) -> Iterator[PackRun]:
+    def opened(session: Session, pack: Pack, denoise: compile.Denoise) -> Iterator[PackRun]:
         """The pack, its adapters in the networks and restored; the networks are put back at the end."""
-        job, models = session.job, session.models
-        texts, sources = read_sources(job, pack.adapters)
+        job, models, seats = session.job, session.models, pack.seats
+        texts, sources = read_sources(job, seats)
         dropout = KeyedDropout(job.dropout) if job.dropout else None
-        with opened_parts(Making(job, models, pack.adapters, dropout)) as parts:
-            step = Step(models, captions_of(models, texts, parts), parts, dropout)
+        with opened_parts(Making(job, models, seats, dropout)) as parts:
+            captions = captions_of(models, texts, parts, alone=job.deterministic)
+            step = Step(models, denoise, captions, parts, dropout)
             optimiser = StackedAdamW(
-                {name: part.flat for name, part in parts.items()}, knobs_of(job, pack.adapters, parts)
+                {name: part.flat for name, part in parts.items()},
+                knobs_of(job, seats, parts),
+                change=compile.function(adamw_, session.mode),
             )
             plan = plan_passes(job.batch_size, job.accumulation, prior=pack.prior, most=pack.most)
             drawer = drawer_of(models, sources, plan)
             states = [session.state(a.style) for a in pack.adapters]
             if len({state.step if state else 0 for state in states}) > 1:
                 raise RuntimeError("the styles of a pack stand at different steps; please report this")
-            average = average_of(pack.adapters, parts)
+            average = average_of(seats, parts)
             logs = [
                 restore(state, k, adapter, parts, optimiser, average)
                 for k, (state, adapter) in enumerate(zip(states, pack.adapters, strict=True))
             ]
-            sums = torch.tensor([[x.pending for x in logs], [x.count for x in logs]], dtype=torch.float64)
+            sums = torch.zeros(2, len(seats), dtype=torch.float64)
+            sums[:, : len(logs)] = torch.tensor([[x.pending for x in logs], [x.count for x in logs]])
             yield PackRun(session, pack, step, optimiser, average, drawer, logs, sums.to(models.device))
 
     @property
@@ -188,20 +234,36 @@ class PackRun:
     def go(self) -> None:
         """From the restored step to the last snapshot, or until every style has failed."""
         job, end = self.session.job, max(self.session.job.snapshots)
-        with drawn_ahead(self.drawer, self.optimiser.steps, end) as ahead:
+        first = self.optimiser.steps
+        with self._steps() as advance, drawn_ahead(self.drawer, first, end) as ahead:
             for passes in ahead:
-                grads, losses = self.step(passes, self.optimiser.learning)
-                alive = self.optimiser.step(grads, losses, self._factors())
-                self.sums += torch.stack([torch.where(alive, losses, 0.0), alive.to(losses.dtype)])
-                done = self.optimiser.steps
-                if self.average is not None:
-                    self.average.update(done)
+                learning = tuple(self.optimiser.learning)
+                rates, done = self.optimiser.begin(self._factors()), self.optimiser.steps
+                shares = rates.new_zeros(0) if self.average is None else self.average.shares(done)
+                advance(Feed(passes, rates, shares), learning)
+                if done == first + 1:
+                    self.session.made()
                 if (done % job.log_every == 0 or done in job.snapshots) and not self._report(done, end):
                     break
                 self.session.count(self.styles, done, self.shown)
 
+    def _steps(self) -> AbstractContextManager[Callable[[Feed, tuple[str, ...]], None]]:
+        """What runs the steps: a CUDA graph where one can be recorded."""
+        device, plan = self.session.models.device, self.drawer.plan
+        text = any(part.changes_text for part in self.step.parts.values())
+        graphs = self.session.job.graphs and device.type == "cuda" and len(plan) <= MOST_PASSES and not text
+        return (recorded if graphs else as_they_are)(self._advance, device)
+
+    def _advance(self, feed: Feed, learning: tuple[str, ...]) -> None:
+        """A step's work on the device: everything that changes is in `feed` or changed in place."""
+        grads, losses = self.step(feed.passes, learning)
+        alive = self.optimiser.update(grads, losses, feed.rates)
+        self.sums += torch.stack([torch.where(alive, losses, 0.0), alive.to(losses.dtype)])
+        if self.average is not None:
+            self.average.take(feed.shares)
+
     def _factors(self) -> dict[str, float]:
-        """The schedule's factor for each part that learns now; it begins with the part's window."""
+        """The schedule's factor for each part that learns next; it begins with the part's window."""
         job, done = self.session.job, self.optimiser.steps
         windows = {name: self.step.parts[name].window for name in self.optimiser.learning}
         return {

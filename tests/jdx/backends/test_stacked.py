@@ -144,7 +144,7 @@ def test_outputs_gradients_and_wrapped_modules_equal_peft(network: nn.Module, k:
 class Keyed(nn.Module):
     """Our dropout in the place of PEFT's, for one style."""
 
-    def __init__(self, salt: int, keys: Tensor):
+    def __init__(self, salt: Tensor, keys: Tensor):
         super().__init__()
         self.dropout, self.salt = KeyedDropout(0.4), salt
         self.dropout.keys = keys
