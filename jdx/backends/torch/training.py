@@ -224,7 +224,8 @@ class PackRun:
                 for k, (state, adapter) in enumerate(zip(states, pack.adapters, strict=True))
             ]
             sums = torch.zeros(2, len(seats), dtype=torch.float64)
-            sums[:, : len(logs)] = torch.tensor([[x.pending for x in logs], [x.count for x in logs]])
+            sums[0, : len(logs)] = sums.new_tensor([x.pending for x in logs])
+            sums[1, : len(logs)] = sums.new_tensor([x.count for x in logs])
             yield PackRun(session, pack, step, optimiser, average, drawer, logs, sums.to(models.device))
 
     @property
