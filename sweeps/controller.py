@@ -13,7 +13,7 @@ import signal
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 from launcher.base import AlreadyRunningError, Executor, JobSpec, State, Status, UnreachableError
-from launcher.folder import ask_to_stop, read_lease
+from launcher.folder import ask_to_stop, read_events, read_lease
 from sweeps.attempts import NAN, Failure, Job
 from sweeps.ledger import PRUNED, RECORD, Ledger, Ticket
 from sweeps.scores import Mode, Scores
@@ -209,14 +209,18 @@ class Controller:
             self.ledger.report(trial.ticket, step, value)
             self.view.happened("reported", job.ticket.number)
             if not trial.stopping and self.ledger.should_stop(trial.ticket):
-                trial.stopping = True
-                self.view.happened("stopping", job.ticket.number, f"after {trial.scores.styles} styles")
-                for one in trial.jobs:
-                    if one.handle is not None:
-                        ask_to_stop(one.folder)
-                    elif one in self.queue:
-                        self.queue.remove(one)
-                        one.outcome = {"stopped": True}
+                self._stop(trial)
+
+    def _stop(self, trial: Trial) -> None:
+        """Have all repetitions of a trial end early."""
+        trial.stopping = True
+        self.view.happened("stopping", trial.ticket.number, f"after {trial.scores.styles} styles")
+        for one in trial.jobs:
+            if one.handle is not None:
+                ask_to_stop(one.folder)
+            elif one in self.queue:
+                self.queue.remove(one)
+                one.outcome = {"stopped": True}
 
     def _ended(self, trial: Trial, job: Job, status: Status) -> None:
         before = job.gpu_seconds
@@ -230,6 +234,8 @@ class Controller:
             ]
             if faults:
                 failure = job.reject(NAN, ", ".join(faults))
+        elif failure is None and not trial.stopping:  # by hand: somebody made the file `stop`
+            self._stop(trial)
         if failure is not None:
             self._failed(trial, job, failure)
         elif all(one.outcome is not None for one in trial.jobs):
@@ -257,12 +263,7 @@ class Controller:
     def _complete(self, trial: Trial) -> None:
         attrs = self._attrs(trial)
         if any(self._stopped(job) for job in trial.jobs):
-            guess = self.ledger.estimate(trial.ticket)
-            if guess is None:
-                self._give_up(trial, "was stopped before anything was scored")
-                return
-            self.ledger.complete(trial.ticket, [guess], {RECORD: attrs, PRUNED: True})
-            self._leave(trial, "stopped", f"estimate {guess:.4f} after {trial.scores.styles} styles")
+            self._tell_stopped(trial, attrs)
         else:
             each = [list(self._objectives(job).values()) for job in trial.jobs]
             if len({len(values) for values in each} | {len(self.ledger.higher)}) > 1:
@@ -279,6 +280,29 @@ class Controller:
             self.ledger.complete(trial.ticket, values, {RECORD: attrs})
             self._leave(trial, "finished", ", ".join(f"{value:.5g}" for value in values))
         self.finished += 1
+
+    def _tell_stopped(self, trial: Trial, attrs: Mapping[str, Any]) -> None:
+        """With an estimate, where there is something to estimate it from."""
+        best = self.ledger.best() if len(self.ledger.higher) == 1 else None
+        if self.rules.mode == "off":  # the study has no styles: they stand in the jobs' folders
+            seen, of_best = trial.scores.pairs, self._styles_of(best.number) if best else {}
+        else:
+            seen, of_best = self.ledger.steps(trial.ticket), best.intermediate_values if best else {}
+        guess = self.ledger.estimate(seen, of_best)
+        if guess is None:
+            self.ledger.stop(trial.ticket, "stopped before anything was scored", {RECORD: attrs})
+            self._leave(trial, "stopped", "without an estimate")
+        else:
+            self.ledger.complete(trial.ticket, [guess], {RECORD: attrs, PRUNED: True})
+            self._leave(trial, "stopped", f"estimate {guess:.4f} after {trial.scores.styles} styles")
+
+    def _styles_of(self, number: int) -> dict[int, float]:
+        """The styles' scores of an earlier trial, if it was run in this folder."""
+        folders = self._folders(number)
+        scores = Scores("off", len(folders))
+        for repetition, folder in enumerate(folders):
+            scores.take(repetition, read_events(folder)[0])
+        return scores.pairs
 
     def _attrs(self, trial: Trial) -> dict[str, Any]:
         return {
@@ -349,15 +373,20 @@ class Controller:
         return True
 
     def _trial(self, ticket: Ticket) -> Trial:
-        seeds: Sequence[int | None] = self.rules.seeds or (None,)
-        folders = [
-            self.folder / "jobs" / (f"{ticket.number:04d}" + ("" if seed is None else f"-s{seed}"))
-            for seed in seeds
-        ]
-        jobs = [Job.load(ticket, seed, folder) for seed, folder in zip(seeds, folders, strict=True)]
+        folders = self._folders(ticket.number)
+        jobs = [Job.load(ticket, seed, folder) for seed, folder in zip(self._seeds, folders, strict=True)]
         trial = Trial(ticket, jobs, Scores(self.rules.mode, len(jobs)))
         self.trials[ticket.number] = trial
         return trial
+
+    @property
+    def _seeds(self) -> Sequence[int | None]:
+        return self.rules.seeds or (None,)
+
+    def _folders(self, number: int) -> list[Path]:
+        """Of a trial's jobs, one for each seed."""
+        names = [f"{number:04d}" + ("" if seed is None else f"-s{seed}") for seed in self._seeds]
+        return [self.folder / "jobs" / name for name in names]
 
     def _submit(self, job: Job) -> bool:
         """Start a job; False when it had to be put back."""

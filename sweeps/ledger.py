@@ -36,6 +36,7 @@ PRUNED = "jdx:pruned"
 REASON = "jdx:reason"
 RECORD = "jdx:record"  # attempts, seconds, gpu_seconds, run_dirs, repetitions: in one piece, since each write is a sync
 WARM = "warm start"
+VALUES = "jdx:values"  # of a result that is known from elsewhere, as long as it is being told
 OWNER_STALE = 900.0
 """Seconds without a sign of life after which another host's controller is taken for dead."""
 SIGN_EVERY = 60.0
@@ -78,9 +79,10 @@ class Ledger:
         return [trial for trial in self.trials() if UNCOUNTED not in trial.user_attrs]
 
     def tally(self) -> tuple[int, int]:
-        """Finished and failed trials of the budget."""
+        """Finished (those that were stopped too) and failed trials of the budget."""
         states = [trial.state for trial in self.counted()]
-        return states.count(TrialState.COMPLETE), states.count(TrialState.FAIL)
+        stopped = states.count(TrialState.PRUNED)
+        return states.count(TrialState.COMPLETE) + stopped, states.count(TrialState.FAIL)
 
     def left(self) -> int:
         """How many more trials there are to be started. Counted anew now and then where others start some too."""
@@ -111,13 +113,16 @@ class Ledger:
         return len(earlier) >= self.n_trials
 
     def _is_double(self, trial: optuna.trial.Trial) -> bool:
-        """Of a point that is run once more: its first trial has ended after all, or another controller was quicker."""
-        origin = trial.user_attrs.get(AGAIN)
-        if origin is None:
+        """Whether a point from the queue stands there twice, or its trial that was given up has ended after all."""
+        origin, source = trial.user_attrs.get(AGAIN), trial.user_attrs.get(WARM)
+        if origin is None and source is None:
             return False
         trials = self.trials()
+        earlier = [one for one in trials[: trial.number] if UNCOUNTED not in one.user_attrs]
+        if source is not None:
+            return any(one.user_attrs.get(WARM) == source for one in earlier)
         ended = trials[origin].state.is_finished() and UNCOUNTED not in trials[origin].user_attrs
-        return ended or any(one.user_attrs.get(AGAIN) == origin for one in trials[: trial.number])
+        return ended or any(one.user_attrs.get(AGAIN) == origin for one in earlier)
 
     def unfinished(self, config: Any) -> list[Ticket]:
         """Trials that an earlier controller of this sweep began and did not end; their points are completed.
@@ -179,6 +184,17 @@ class Ledger:
         """A trial failed for good; it counts."""
         self._finish(ticket.number, ticket.trial_id, TrialState.FAIL, None, {REASON: reason, **attrs})
 
+    def stop(self, ticket: Ticket, reason: str, attrs: Mapping[str, Any]) -> None:
+        """A trial was stopped before anything could be told of it; it counts, and never as best."""
+        attrs = {**attrs, PRUNED: True, REASON: reason}
+        self._finish(ticket.number, ticket.trial_id, TrialState.PRUNED, None, attrs)
+
+    def settle(self, trial: FrozenTrial, values: Sequence[float] | None) -> None:
+        """End a trial whose result is known from elsewhere; values: None when another trial has the same result."""
+        state = TrialState.FAIL if values is None else TrialState.COMPLETE
+        attrs = {REASON: "another controller told the same result"} if values is None else {}
+        self._finish(trial.number, trial._trial_id, state, list(values) if values else None, attrs)
+
     def give_up(self, number: int, reason: str) -> None:
         """A trial is ended without a result and is not counted."""
         trial_id = self.storage.get_trial_id_from_study_id_trial_number(self.study_id, number)
@@ -217,24 +233,25 @@ class Ledger:
         pruner: BasePruner = self.study.pruner
         return pruner.prune(self.study, self.storage.get_trial(ticket.trial_id))
 
-    def estimate(self, ticket: Ticket) -> float | None:
+    def steps(self, ticket: Ticket) -> dict[int, float]:
+        """What was reported of a trial."""
+        return self.storage.get_trial(ticket.trial_id).intermediate_values
+
+    def estimate(self, seen: Mapping[int, float], of_best: Mapping[int, float]) -> float | None:
         """What a stopped trial would have scored: the best trial's score plus the mean difference where both were seen.
 
-        Much closer than the mean of what was seen, since steps (styles) differ more than trials do. Never better
-        than the best; None when nothing was seen.
+        seen, of_best: {step: score} of the trial and of the best one. Much closer than the mean of what was seen,
+        since steps (styles) differ more than trials do. Never better than the best; None when nothing was seen, or
+        with several objectives.
         """
-        seen = self.storage.get_trial(ticket.trial_id).intermediate_values
-        if not seen:
+        if not seen or len(self.higher) > 1:
             return None
+        mean = sum(seen.values()) / len(seen)
         best = self.best()
-        common = [step for step in seen if best is not None and step in best.intermediate_values]
         if best is None or best.value is None:
-            return sum(seen.values()) / len(seen)
-        if common:
-            differences = [seen[step] - best.intermediate_values[step] for step in common]
-            guess = best.value + sum(differences) / len(differences)
-        else:
-            guess = sum(seen.values()) / len(seen)
+            return mean
+        differences = [seen[step] - of_best[step] for step in seen if step in of_best]
+        guess = best.value + sum(differences) / len(differences) if differences else mean
         return min(guess, best.value) if self.higher[0] else max(guess, best.value)
 
     # --- results --------------------------------------------------------------------------------------------------

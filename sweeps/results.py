@@ -79,7 +79,7 @@ def make_report(ledger: Ledger, name: str, command: Callable[[Mapping[str, Value
     states = Counter(trial.state for trial in ledger.counted())
     return Report(
         study=name,
-        finished=states[TrialState.COMPLETE],
+        finished=states[TrialState.COMPLETE] + states[TrialState.PRUNED],
         failed=states[TrialState.FAIL],
         pruned=sum(bool(trial.user_attrs.get(PRUNED)) for trial in trials),
         best=[row_of(trial) for trial in best],

@@ -42,6 +42,11 @@ class Scores:
         return [pair for event in events for pair in self._one(repetition, event)]
 
     @property
+    def pairs(self) -> dict[int, float]:
+        """{step: score} of every style, as the paired mode numbers them, whatever the mode."""
+        return {repetition * REPETITION + index: score for (repetition, index), score in self._styles.items()}
+
+    @property
     def styles(self) -> int:
         """How many styles are scored, over all repetitions."""
         return len(self._styles)

@@ -1,4 +1,4 @@
-"""Starting from what is known: results of earlier runs and studies, told to a fresh study before the first ask.
+"""Starting from what is known: results of earlier runs and studies, told to the study before the first ask.
 
 A result that was measured under the same settings is told as it is. One that was measured under others is no result
 here: its point is tried first instead.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,13 @@ import optuna
 from omegaconf import OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import TrialState, create_trial
+from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from jdx.errors import ConfigError, Fault
 from sweeps.content import Content, content_of, flat
-from sweeps.ledger import CONTENT, PRUNED, WARM, Ledger
-from sweeps.plan import UNCOUNTED
+from sweeps.ledger import CONTENT, PRUNED, VALUES, WARM, Ledger
+from sweeps.plan import FIXED, UNCOUNTED
 from sweeps.space import Space, Value, spelt
 from sweeps.storage import STUDY_FILE, Patience, open_storage
 
@@ -46,56 +49,123 @@ def start(
     ignored: Sequence[str],
     say: Callable[[str], None],
 ) -> int:
-    """Tell a fresh study what `sources` know; returns how many results were told. Raises: ConfigError."""
-    if not sources or ledger.trials():
-        return 0
-    known = list(read(sources, ledger.space, content, ignored))
-    told = 0
+    """Tell a study what `sources` know and it does not; returns how many results were told. Raises: ConfigError.
+
+    May be killed anywhere and called again, also by several controllers at once: each result comes in once.
+    """
+    settle(ledger)
+    known = list(_read_again(ledger, sources, content, ignored, say))
+    told = asked = 0
     for one in known:
         if one.comparable and len(one.values) == len(ledger.higher):
-            distributions = {key: dim.distribution for key, dim in ledger.space.dimensions.items()}
-            attrs = {UNCOUNTED: WARM, WARM: one.source}
-            ledger.study.add_trial(
-                create_trial(
-                    params=dict(one.params),
-                    distributions=distributions,
-                    values=list(one.values),
-                    user_attrs=attrs,
-                )
-            )
-            told += 1
-        else:
-            ledger.study.enqueue_trial(dict(one.params), user_attrs={WARM: one.source}, skip_if_exists=True)
+            told += _tell(ledger, one)
+        elif _ask(ledger, one):
+            asked += 1
             say(f"{one.source} was measured under other settings ({one.why_not}): its point is tried first")
-    say(f"{told} results of earlier runs are known, {len(known) - told} points are tried first")
+    settle(ledger)
+    if sources:
+        there = len(known) - told - asked
+        before = f", {there} were in the study already" if there else ""
+        say(f"{told} results of earlier runs are known, {asked} points are tried first{before}")
     return told
 
 
-def read(sources: Sequence[str], space: Space, content: Content, ignored: Sequence[str]) -> Iterator[Known]:
+def _read_again(
+    ledger: Ledger, sources: Sequence[str], content: Content, ignored: Sequence[str], say: Callable[[str], None]
+) -> Iterator[Known]:
+    """`read`, but a source that is gone since the study was begun with it ends no sweep."""
+    marks = [str(trial.user_attrs[WARM]) for trial in ledger.trials() if WARM in trial.user_attrs]
+    found, faults = _read(sources, ledger.space, content, ignored)
+    known_before = [
+        fault for fault in faults if any(m == fault.value or m.startswith(f"{fault.value} trial ") for m in marks)
+    ]
+    if len(known_before) < len(faults):
+        raise ConfigError(faults, what="sweep")
+    for fault in known_before:
+        say(f"{fault.value} cannot be read any more; what the study has of it stays")
+    yield from found
+
+
+def _tell(ledger: Ledger, one: Known) -> bool:
+    """Add a result; False when the study has it, from this source or another."""
+    values = list(one.values)
+    if any(
+        trial.params == one.params and values in (trial.values, trial.user_attrs.get(VALUES))
+        for trial in ledger.trials()
+        if trial.state in {TrialState.COMPLETE, TrialState.RUNNING}
+    ):
+        return False
+    distributions = {key: dim.distribution for key, dim in ledger.space.dimensions.items()}
+    attrs = {UNCOUNTED: WARM, WARM: one.source, VALUES: values}
+    ledger.study.add_trial(
+        create_trial(
+            state=TrialState.RUNNING, params=dict(one.params), distributions=distributions, user_attrs=attrs
+        )
+    )
+    return True
+
+
+def _ask(ledger: Ledger, one: Known) -> bool:
+    """Put a point into the queue; False when it was tried, or will be."""
+    if any(one.params in (trial.params, trial.system_attrs.get(FIXED)) for trial in ledger.trials()):
+        return False
+    ledger.study.enqueue_trial(dict(one.params), user_attrs={WARM: one.source})
+    return True
+
+
+def settle(ledger: Ledger) -> None:
+    """Finish the trials that carry a known result: complete, or given up where an earlier number has the same.
+
+    A result is added in two steps because nothing keeps two controllers from adding it at once; numbers are given out
+    one by one, so that afterwards both see the same one first.
+    """
+    first: list[tuple[Mapping[str, Any], Sequence[float] | None]] = []
+    for trial in ledger.trials():
+        values = trial.user_attrs.get(VALUES, trial.values)
+        double = (trial.params, values) in first
+        if trial.state in {TrialState.COMPLETE, TrialState.RUNNING} and values is not None and not double:
+            first.append((trial.params, values))
+        if trial.state == TrialState.RUNNING and VALUES in trial.user_attrs:
+            ledger.settle(trial, None if double else values)
+
+
+def read(sources: Sequence[str], space: Space, content: Content, ignored: Sequence[str]) -> list[Known]:
     """What the sources know about this space. Raises: ConfigError with every source that cannot be read."""
+    found, faults = _read(sources, space, content, ignored)
+    if faults:
+        raise ConfigError(faults, what="sweep")
+    return found
+
+
+def _read(
+    sources: Sequence[str], space: Space, content: Content, ignored: Sequence[str]
+) -> tuple[list[Known], list[Fault]]:
     faults: list[Fault] = []
     found: list[Known] = []
     for source in sources:
         try:
             found += _source(source, space, content, ignored)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, SQLAlchemyError) as error:
             remedy = f"{error}; give run folders (with metrics.json), sweep folders, or URL#STUDY"
-            faults.append(Fault(KEY, source, remedy))
-    if faults:
-        raise ConfigError(faults, what="sweep")
-    yield from found
+            faults.append(Fault(KEY, _shown(source), remedy))
+    return found, faults
+
+
+def _shown(source: str) -> str:
+    """A source without its password."""
+    return re.sub(r"(://[^/@]*?):[^/@]*@", r"\1:***@", source)
 
 
 def _source(source: str, space: Space, content: Content, ignored: Sequence[str]) -> Iterable[Known]:
     if "://" in source:
         address, _, study = source.partition("#")
-        return _study(source, address, study or None, Path(), space, content)
+        return _study(_shown(source), address, study or None, Path(), space, content)
     folder = Path(source).expanduser()
     if (folder / "sweep.json").is_file():
         head = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
         url = None if head["storage"] == STUDY_FILE else head["storage"]
         return _study(source, url, head["study"], folder, space, content)
-    return [_run(folder, space, content, ignored)]
+    return [_run(source, folder, space, content, ignored)]
 
 
 def _study(
@@ -103,6 +173,9 @@ def _study(
 ) -> list[Known]:
     if url is None and not (folder / STUDY_FILE).is_file():
         raise ValueError(f"no {STUDY_FILE} there")
+    file = make_url(url).database if url is not None and url.startswith("sqlite:///") else None
+    if file and not Path(file).is_file():  # opening it would make an empty one
+        raise ValueError("there is no such file")
     storage = open_storage(url, folder, Patience(5.0))
     names = optuna.get_all_study_names(storage)
     if name is None and len(names) == 1:
@@ -128,7 +201,7 @@ def _study(
     ]
 
 
-def _run(folder: Path, space: Space, content: Content, ignored: Sequence[str]) -> Known:
+def _run(source: str, folder: Path, space: Space, content: Content, ignored: Sequence[str]) -> Known:
     """A run folder: its point from the composed config, its value from metrics.json."""
     config = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "config.yaml"), resolve=False)
     hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml")
@@ -146,7 +219,7 @@ def _run(folder: Path, space: Space, content: Content, ignored: Sequence[str]) -
     rest = {"directions": content.directions, "objectives": content.objectives, "seeds": content.seeds}
     why = _difference(content_of(space, own, ignored, rest).settings, content)
     plain_objective = list(content.objectives) == ["value"] and len(content.directions) == 1
-    return Known(str(folder), params, [float(score)], not why and plain_objective and not content.seeds, why)
+    return Known(source, params, [float(score)], not why and plain_objective and not content.seeds, why)
 
 
 def _as_in(distribution: BaseDistribution, given: Any, what: str) -> Value:

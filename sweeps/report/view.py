@@ -128,7 +128,7 @@ def _counts(rows: Sequence[Row]) -> dict[str, int]:
     states = Counter(row.state for row in rows)
     stopped = sum(row.pruned for row in rows)
     named = {
-        "finished": states["complete"] - stopped,
+        "finished": states["complete"] + states["pruned"] - stopped,
         "stopped early": stopped,
         "failed": states["fail"],
         "running": states["running"],
@@ -174,13 +174,19 @@ def _trial(sweep: Sweep, row: Row, params: Sequence[str], strip: str | None) -> 
     return TrialView(
         number=row.number,
         mark=" ".join(marks),
-        state="estimate" if row.pruned else "known before" if row.warm_start else row.state,
+        state=_state(row),
         values=tuple(_cell(value) for value in values),
         params=tuple(_cell(row.params.get(name)) for name in params),
         time=Cell(duration(row.seconds), f"{row.seconds:.3f}") if row.seconds is not None else Cell("", ""),
         link=_link(sweep.folder, report) if report is not None and report.is_file() else "",
         strip=strip,
     )
+
+
+def _state(row: Row) -> str:
+    if row.pruned:
+        return "estimate" if row.values else "stopped"
+    return "known before" if row.warm_start else row.state
 
 
 def _cell(value: Any) -> Cell:

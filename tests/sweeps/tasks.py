@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.channel import Channel
+from launcher.folder import ask_to_stop
 
 
 def task(folder: Path, payload: Mapping[str, Any], channel: Channel) -> Mapping[str, Any]:
@@ -27,7 +28,13 @@ def task(folder: Path, payload: Mapping[str, Any], channel: Channel) -> Mapping[
             return found
     x = float(payload["params"].get("x", 0))
     score = -((x - 3) ** 2) + 0.01 * (payload["seed"] or 0)
+    stops = payload.get("stops", {})
+    stop_at = stops.get(f"{number}.seed{payload['seed']}", stops.get(str(number)))
     for index in payload.get("styles", []):
+        if index == stop_at:  # somebody makes the file by hand
+            ask_to_stop(folder)
+        if index == stop_at and channel.stopping():
+            return {"stopped": True}
         channel.event({"kind": "style", "style": f"{index:02d}", "index": index, "score": score + index / 10})
         if channel.stopping():
             return {"stopped": True}

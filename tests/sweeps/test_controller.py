@@ -130,7 +130,7 @@ def test_an_estimate_is_never_better_than_the_best(tmp_path: Path) -> None:
     assert second is not None
     ledger.complete(first, [0.5])  # without steps, as one that is known from elsewhere
     ledger.report(second, 0, 0.7)
-    assert ledger.estimate(second) == 0.5
+    assert ledger.estimate(ledger.steps(second), {}) == 0.5
 
 
 def test_several_objectives_have_a_front(tmp_path: Path) -> None:
@@ -172,3 +172,48 @@ def test_snapshots_stop_a_trial_too(tmp_path: Path) -> None:
     assert set(trials[0].intermediate_values) == {2, 4, 6, 8}
     assert trials[2].values is not None
     assert trials[2].values[0] <= 0.0
+
+
+def test_a_trial_that_is_stopped_by_hand_is_told_like_one_that_was_pruned(tmp_path: Path) -> None:
+    """Without a pruner the study knows no styles; the jobs' folders do."""
+    payload = {"styles": list(range(4)), "stops": {"1": 3, "2": 0}}
+    bench = Bench(tmp_path, words=["x=1,3,2,0"], rules={"n_jobs": 1}, payload=payload)
+    controller, done = bench.run()
+    assert done
+    first, stopped, unseen, last = controller.ledger.trials()
+    assert [trial.state.name for trial in (first, stopped, unseen, last)] == ["COMPLETE", "COMPLETE", "PRUNED", "COMPLETE"]
+    assert [bool(trial.user_attrs.get(PRUNED)) for trial in (first, stopped, unseen, last)] == [False, True, True, False]
+    assert stopped.values == [pytest.approx(-4.0)]  # four above the best, trial 0, and never better than that
+    assert "stopped before anything was scored" in unseen.user_attrs[REASON]
+    best = controller.ledger.best()
+    assert best is not None
+    assert best.number == 0
+    assert controller.ledger.tally() == (4, 0)
+    assert sum(bench.starts().values()) == 4  # and none is tried again
+    assert bench.run()[0].ledger.left() == 0
+
+
+def test_an_estimate_by_hand_is_the_best_and_the_mean_difference(tmp_path: Path) -> None:
+    payload = {"styles": list(range(4)), "stops": {"1": 2}}
+    controller, _ = Bench(tmp_path, words=["x=3,1"], rules={"n_jobs": 1}, payload=payload).run()
+    assert controller.ledger.trials()[1].values == [pytest.approx(-4.0)]  # the mean of the styles alone is -3.95
+
+
+def test_one_repetition_stopped_by_hand_stops_its_trial(tmp_path: Path) -> None:
+    payload = {"styles": [0, 1], "stops": {"0.seed10": 1}, "lingers": [0]}
+    bench = Bench(tmp_path, words=["x=2,3"], rules={"seeds": [10, 20]}, payload=payload)
+    controller, done = bench.run()
+    assert done
+    assert [bool(trial.user_attrs.get(PRUNED)) for trial in controller.ledger.trials()] == [True, False]
+
+
+def test_stopping_by_hand_with_several_objectives_gives_no_estimate(tmp_path: Path) -> None:
+    bench = Bench(
+        tmp_path,
+        directions=["maximize", "minimize"],
+        rules={"objectives": ["value", "metrics.size"]},
+        payload={"styles": [0, 1], "stops": {"3": 1}},
+    )
+    controller, _ = bench.run()
+    assert controller.ledger.trials()[3].state.name == "PRUNED"
+    assert 3 not in {trial.number for trial in controller.ledger.front()}
