@@ -114,15 +114,17 @@ class Ledger:
 
     def _is_double(self, trial: optuna.trial.Trial) -> bool:
         """Whether a point from the queue stands there twice, or its trial that was given up has ended after all."""
-        origin, source = trial.user_attrs.get(AGAIN), trial.user_attrs.get(WARM)
-        if origin is None and source is None:
+        mark = next((key for key in (AGAIN, WARM) if key in trial.user_attrs), None)
+        if mark is None:
             return False
-        trials = self.trials()
+        origin, trials = trial.user_attrs[mark], self.trials()
         earlier = [one for one in trials[: trial.number] if UNCOUNTED not in one.user_attrs]
-        if source is not None:
-            return any(one.user_attrs.get(WARM) == source for one in earlier)
-        ended = trials[origin].state.is_finished() and UNCOUNTED not in trials[origin].user_attrs
-        return ended or any(one.user_attrs.get(AGAIN) == origin for one in earlier)
+        if any(one.user_attrs.get(mark) == origin for one in earlier):
+            return True
+        if mark == WARM:
+            return False
+        first: FrozenTrial = trials[int(origin)]
+        return first.state.is_finished() and UNCOUNTED not in first.user_attrs
 
     def unfinished(self, config: Any) -> list[Ticket]:
         """Trials that an earlier controller of this sweep began and did not end; their points are completed.

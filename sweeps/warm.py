@@ -71,13 +71,19 @@ def start(
 
 
 def _read_again(
-    ledger: Ledger, sources: Sequence[str], content: Content, ignored: Sequence[str], say: Callable[[str], None]
+    ledger: Ledger,
+    sources: Sequence[str],
+    content: Content,
+    ignored: Sequence[str],
+    say: Callable[[str], None],
 ) -> Iterator[Known]:
     """`read`, but a source that is gone since the study was begun with it ends no sweep."""
     marks = [str(trial.user_attrs[WARM]) for trial in ledger.trials() if WARM in trial.user_attrs]
     found, faults = _read(sources, ledger.space, content, ignored)
     known_before = [
-        fault for fault in faults if any(m == fault.value or m.startswith(f"{fault.value} trial ") for m in marks)
+        fault
+        for fault in faults
+        if any(m == fault.value or m.startswith(f"{fault.value} trial ") for m in marks)
     ]
     if len(known_before) < len(faults):
         raise ConfigError(faults, what="sweep")

@@ -181,8 +181,18 @@ def test_a_trial_that_is_stopped_by_hand_is_told_like_one_that_was_pruned(tmp_pa
     controller, done = bench.run()
     assert done
     first, stopped, unseen, last = controller.ledger.trials()
-    assert [trial.state.name for trial in (first, stopped, unseen, last)] == ["COMPLETE", "COMPLETE", "PRUNED", "COMPLETE"]
-    assert [bool(trial.user_attrs.get(PRUNED)) for trial in (first, stopped, unseen, last)] == [False, True, True, False]
+    assert [trial.state.name for trial in (first, stopped, unseen, last)] == [
+        "COMPLETE",
+        "COMPLETE",
+        "PRUNED",
+        "COMPLETE",
+    ]
+    assert [bool(trial.user_attrs.get(PRUNED)) for trial in (first, stopped, unseen, last)] == [
+        False,
+        True,
+        True,
+        False,
+    ]
     assert stopped.values == [pytest.approx(-4.0)]  # four above the best, trial 0, and never better than that
     assert "stopped before anything was scored" in unseen.user_attrs[REASON]
     best = controller.ledger.best()
@@ -196,7 +206,9 @@ def test_a_trial_that_is_stopped_by_hand_is_told_like_one_that_was_pruned(tmp_pa
 def test_an_estimate_by_hand_is_the_best_and_the_mean_difference(tmp_path: Path) -> None:
     payload = {"styles": list(range(4)), "stops": {"1": 2}}
     controller, _ = Bench(tmp_path, words=["x=3,1"], rules={"n_jobs": 1}, payload=payload).run()
-    assert controller.ledger.trials()[1].values == [pytest.approx(-4.0)]  # the mean of the styles alone is -3.95
+    assert controller.ledger.trials()[1].values == [
+        pytest.approx(-4.0)
+    ]  # the mean of the styles alone is -3.95
 
 
 def test_one_repetition_stopped_by_hand_stops_its_trial(tmp_path: Path) -> None:

@@ -60,7 +60,10 @@ def queue(ledger: Ledger) -> list[Any]:
 
 @pytest.mark.parametrize("deaths", range(1, 12))
 def test_killed_at_any_write_nothing_is_lost_or_told_twice(tmp_path: Path, deaths: int) -> None:
-    sources = [source(tmp_path, "same", VALUES), source(tmp_path, "other", {20: 0.5, 21: 0.6}, {"steps": "9"})]
+    sources = [
+        source(tmp_path, "same", VALUES),
+        source(tmp_path, "other", {20: 0.5, 21: 0.6}, {"steps": "9"}),
+    ]
     ledger = bench(tmp_path).ledger()
     inner: Any = vars(ledger.storage)["inner"]
     left = [deaths]
