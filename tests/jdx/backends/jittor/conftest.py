@@ -1,0 +1,67 @@
+"""The interpreter with real Jittor, made and compiled once per machine; without one the tests skip and say why."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from jdx.backends.jittor.environment import Environment, Place
+from jdx.backends.jittor.process import import_path
+from jdx.errors import BackendError, ConfigError
+from jdx.progress import NullProgress
+
+HOUR = 3600.0
+
+
+@pytest.fixture(scope="session")
+def jittor() -> Environment:
+    """The environment below `$JDX_JITTOR` (default `~/.cache/jdx/jittor`), ready; made under locks where it is not."""
+    environment = Environment(Place(device="cpu", compile_limit=HOUR))
+    try:
+        environment.ready(NullProgress())
+    except (ConfigError, BackendError) as error:
+        pytest.skip(f"no Jittor here: {error}")
+    return environment
+
+
+@pytest.fixture(scope="session")
+def jittor_python(jittor: Environment) -> Path:
+    """An interpreter with Jittor."""
+    return jittor.python
+
+
+@pytest.fixture(scope="session")
+def jittor_env(jittor: Environment, worker_path: Path) -> dict[str, str]:
+    """The variables that Jittor runs with, this project's packages on the path."""
+    return {**jittor.variables(jittor.found()), "PYTHONPATH": str(worker_path)}
+
+
+@pytest.fixture(scope="session")
+def worker_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a worker has on its path: links to this project's packages."""
+    return import_path(tmp_path_factory.mktemp("worker") / "path")
+
+
+Run = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def run_in_jittor(jittor_python: Path, jittor_env: Mapping[str, str]) -> Run:
+    """`run_in_jittor(code, *args)`: run Python code (or a .py file) with Jittor; its standard output, or an error."""
+
+    def run(code: str | Path, *args: object) -> str:
+        start = [str(code)] if isinstance(code, Path) else ["-c", code]
+        done = subprocess.run(
+            [str(jittor_python), "-P", *start, *map(str, args)],
+            env=dict(jittor_env),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+        return done.stdout
+
+    return run
