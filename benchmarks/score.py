@@ -117,7 +117,7 @@ def make_set(folder: Path, styles: int, pictures: int, references: int, side: in
     for style in range(styles):
         prompts = [f"Prompt{i}" for i in range(pictures)]
         made = folder / "generated" / f"{style:02}", folder / "references" / f"{style:02}" / "images"
-        for place, names in zip(made, (prompts, [f"ref{i}" for i in range(references)]), strict=True):
+        for place, names in zip(made, (prompts, [f"ref{style}x{i}" for i in range(references)]), strict=True):
             place.mkdir(parents=True)
             for name in names:
                 coarse = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)

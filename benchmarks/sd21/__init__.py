@@ -1,0 +1,1 @@
+"""What `python -m benchmarks.sd21_gpu` measures, one module per subject."""

@@ -1,0 +1,260 @@
+"""How fast, against what people run today: random weights of Stable Diffusion 2.1's sizes, one GPU or several.
+
+    python -m benchmarks.sd21_gpu [--only roof train draw styleid memory set scaling] [--out outputs/sd21]
+                                  [--compile auto] [--quick]
+    python -m benchmarks.sd21_gpu --table outputs/sd21 [--write benchmarks/RESULTS.md]     # runs nothing
+
+Several of these commands may fill one --out at once, each on a card of its own (CUDA_VISIBLE_DEVICES) with other
+subjects. --quick shrinks everything and also runs on a CPU: to see that the program works, not for numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.sd21 import model, peers, whole
+from benchmarks.sd21.measure import GIB, Rows, matmul_roof
+from benchmarks.sd21.ours import Bed
+from benchmarks.sd21.table import tables, write
+from jdx.backends import make_backend
+from jdx.backends.base import CompileSetting, ModelSpec
+
+LAYERS = ("7", "8", "9", "10", "11")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured."""
+
+    side: int = 512
+    windows: int = 5  # of the training clock
+    every: int = 10  # steps in a window
+    draw_steps: int = 40
+    styleid_steps: int = 50
+    pictures: int = 25
+    train_steps: int = 800
+    styles: int = 15
+    judges: str = "full"
+
+
+QUICK = Sizes(64, 2, 1, 2, 3, 2, 2, 2, "tiny")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One process: what it measures on, how much, and where the numbers go."""
+
+    rows: Rows
+    out: Path
+    sizes: Sizes
+    compile: CompileSetting
+    device: torch.device
+
+    @property
+    def model(self) -> Path:
+        """The model's folder, written at first use."""
+        if self.sizes is QUICK:
+            from tests.tiny_sd import build_tiny_sd
+
+            folder = self.out / "tiny"
+            return folder if folder.exists() else build_tiny_sd(folder)
+        return model.write(self.out / "model", self.device)
+
+    def bed(self, **settings: object) -> Bed:
+        """Our backend with some settings, on this process's device."""
+        backend = make_backend("torch", device=str(self.device), kernels=self.out / "kernels", **settings)
+        folder = self.out / f"work{os.getpid()}"
+        return Bed(backend, ModelSpec(str(self.model)), folder, self.sizes.side, self.compile)
+
+    def pipe(self) -> Any:
+        """The same model as a diffusers pipeline."""
+        dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        return peers.pipeline(self.model, self.device, dtype)
+
+
+def roof(bench: Bench) -> None:
+    """What the card's matrix units do at best."""
+    bench.rows.add("roof", "bfloat16 matmul 8192", matmul_roof(bench.device), "TFLOP/s")
+
+
+def train(bench: Bench) -> None:
+    """Samples per second of training, ours and the script's."""
+    rows, sizes = bench.rows, bench.sizes
+    rows.add("roof", "bfloat16 matmul 8192", matmul_roof(bench.device), "TFLOP/s", "same process as training")
+    pipe = bench.pipe()
+    for label, whole_step in (("UNet only", False), ("whole step", True)):
+        rate, gib = peers.script_rate(
+            pipe, bench.device, sizes.windows * peers.WINDOW, sizes.side, whole_step=whole_step
+        )
+        rows.add("train", f"diffusers' script with PEFT, {label}", rate, "samples/s", gib=gib)
+    del pipe
+    for styles in (1, 4, sizes.styles, 2 * sizes.styles):
+        _train_ours(bench, styles)
+
+
+def _train_ours(bench: Bench, styles: int, label: str = "", **settings: object) -> None:
+    sizes, bed = bench.sizes, bench.bed(**settings)
+    done = bed.train(styles, (sizes.windows + 1) * sizes.every, sizes.every)
+    note = f"first {sizes.every} steps {done.first:.1f} s; {label or 'compile=' + bench.compile}"
+    bench.rows.add("train", f"jdx, {styles} styles at once", done.rate, "samples/s", note, done.gib)
+
+
+def draw(bench: Bench) -> None:
+    """Pictures per second, decoded and written, ours and the pipeline's."""
+    rows, sizes = bench.rows, bench.sizes
+    rows.add("roof", "bfloat16 matmul 8192", matmul_roof(bench.device), "TFLOP/s", "same process as drawing")
+    pipe = bench.pipe()
+    for prompts, calls in ((1, 4), (5, 2), (sizes.pictures, 1)):
+        rate, gib = peers.pictures_per_second(pipe, prompts, calls, sizes.side, sizes.draw_steps)
+        rows.add("draw", f"diffusers' pipeline, {prompts} prompts a call", rate, "pictures/s", gib=gib)
+    del pipe
+    bed = bench.bed()
+    adapters = bed.train(3, 2, 1).adapters
+    rate, first, gib = bed.draw(adapters, sizes.pictures, sizes.draw_steps)
+    note = f"3 styles of {sizes.pictures}; the first took {first:.1f} s more"
+    rows.add("draw", "jdx", rate, "pictures/s", note, gib)
+
+
+def styleid(bench: Bench) -> None:
+    """Seconds for the pictures of one style, ours and picture by picture."""
+    rows, sizes = bench.rows, bench.sizes
+    from jdx.backends.torch.styleid_layers import resolve_layers
+
+    pipe = bench.pipe()
+    layers = resolve_layers(pipe.unet, LAYERS)
+    each, style = peers.styleid_seconds(pipe, bench.device, sizes.styleid_steps, sizes.side, layers)
+    del pipe
+    total = sizes.pictures * each + 3 * style
+    note = f"{sizes.pictures} × {each:.2f} s + 3 × {style:.2f} s, one of each measured"
+    rows.add("styleid", "picture by picture, guidance's doubled batch", total, "s", note)
+    (first, second, gamma), gib = bench.bed().styleid(sizes.pictures, 3, sizes.styleid_steps, LAYERS)
+    rows.add("styleid", "jdx, first style", first, "s", "with compiling, if any")
+    rows.add("styleid", "jdx", second, "s", f"{sizes.pictures} pictures, 3 references", gib)
+    rows.add("styleid", "jdx, another gamma", gamma, "s", "inversions in memory")
+
+
+def memory(bench: Bench) -> None:
+    """Everything again within 22 GiB, as on a 24 GB card."""
+    rows, sizes, cap = bench.rows, bench.sizes, 22.0
+    bed = bench.bed(memory=cap)
+    done = bed.train(sizes.styles, 4 * sizes.every, sizes.every)
+    rows.add("22 GiB", f"train, {sizes.styles} styles", done.rate, "samples/s", gib=done.gib)
+    some = dict(list(done.adapters.items())[:2])
+    rate, _, gib = bed.draw(some, sizes.pictures, sizes.draw_steps)
+    rows.add("22 GiB", "draw", rate, "pictures/s", gib=gib)
+    (_, second, gamma), gib = bed.styleid(sizes.pictures, 3, sizes.styleid_steps, LAYERS)
+    rows.add("22 GiB", "StyleID", second, "s", f"another gamma {gamma:.1f} s", gib)
+
+
+def whole_set(bench: Bench) -> None:
+    """The A set in a fresh process, and again in the same process with another learning rate."""
+    folder, sizes = bench.out / f"set{os.getpid()}", bench.sizes
+    model_folder = bench.model
+    whole.made_up_set(folder, sizes.judges, sizes.styles, sizes.pictures)
+    extra = [f"backend.compile={bench.compile}", "backend.devices=[]", *_small(sizes)]
+    extra.append(f"train.steps={sizes.train_steps}")
+    # The second trial is a sweep's next one: it finds class pictures and encodings in the store, nothing else.
+    for name, rate in (("cold", 1e-4), ("warm", 2e-4)):
+        words = whole.overrides(folder, model_folder, [*extra, f"optim.unet.lr={rate}"])
+        seconds, record = whole.run(folder, words, name)
+        stages = ", ".join(f"{stage} {value:.0f} s" for stage, value in record["seconds"].items())
+        bench.rows.add("set", f"A set, {name}", seconds / 60, "min", stages)
+
+
+def _small(sizes: Sizes) -> list[str]:
+    """What a trial is told so that --quick is quick."""
+    if sizes is not QUICK:
+        return []
+    words = ["train.resolution=64", "sampler.steps=2", "data.max_references=2"]
+    return [*words, "method.styleid.steps=3", "method.prior.sampler.steps=2"]
+
+
+def scaling(bench: Bench) -> None:
+    """One trial's training on 1, 2, ... cards: the seconds that 200 further steps of all styles take."""
+    folder, sizes = bench.out / f"scaling{os.getpid()}", bench.sizes
+    whole.made_up_set(folder, "tiny", sizes.styles + 1, 1)
+    model_folder, cards = bench.model, torch.cuda.device_count()
+    counts = [n for n in (1, 2, 4, 8) if n <= cards] if cards else [1]
+    for count in reversed(counts):
+        devices = ",".join(f"cuda:{i}" for i in range(count)) if cards else "cpu"
+        taken = []
+        for steps in (20, 20 + sizes.train_steps // 4):
+            extra = [
+                f"backend.devices=[{devices}]",
+                f"backend.compile={bench.compile}",
+                f"train.steps={steps}",
+            ]
+            extra += ["method=prior", "method.styleid.enabled=false", "evaluation=none", *_small(sizes)]
+            words = whole.overrides(folder, model_folder, extra)
+            start = time.perf_counter()
+            whole.run(folder, [*words, f"store.root={folder / f'store{count}-{steps}'}"], f"{count}-{steps}")
+            taken.append(time.perf_counter() - start)
+        bench.rows.add(
+            "scaling",
+            f"{count} cards",
+            taken[1] - taken[0],
+            "s",
+            f"whole trials {taken[0]:.0f}, {taken[1]:.0f} s",
+        )
+
+
+SUBJECTS: dict[str, Callable[[Bench], None]] = {
+    "roof": roof,
+    "train": train,
+    "draw": draw,
+    "styleid": styleid,
+    "memory": memory,
+    "set": whole_set,
+    "scaling": scaling,
+}
+
+
+def main() -> None:
+    """Measure, or tabulate what was measured."""
+    args = _arguments()
+    if args.table:
+        records = [json.loads(file.read_text()) for file in sorted(args.table.glob("*.json"))]
+        text = tables(records)
+        print(text)
+        if args.write:
+            write(args.write, text)
+        return
+    logging.basicConfig(level=logging.WARNING)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    sizes = QUICK if args.quick else Sizes()
+    out = args.out.absolute()
+    rows = Rows(out / f"{'-'.join(args.only)}-{os.getpid()}.json")
+    bench = Bench(rows, out, sizes, args.compile, device)
+    for name in args.only:
+        SUBJECTS[name](bench)
+    if device.type == "cuda":
+        print(f"most memory reserved: {torch.cuda.max_memory_reserved() / GIB:.1f} GiB")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.sd21_gpu",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--only", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
+    parser.add_argument("--out", type=Path, default=Path("outputs/sd21"))
+    parser.add_argument("--compile", choices=("auto", "off", "regional", "full"), default="auto")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--table", type=Path)
+    parser.add_argument("--write", type=Path)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
