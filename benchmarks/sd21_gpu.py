@@ -59,6 +59,7 @@ class Bench:
     sizes: Sizes
     compile: CompileSetting
     device: torch.device
+    cards: tuple[int, ...] = ()  # how many, for `scaling`; () = 1, 2, 4, ... of those that are visible
 
     @property
     def model(self) -> Path:
@@ -184,17 +185,21 @@ def scaling(bench: Bench) -> None:
     folder, sizes = bench.out / f"scaling{os.getpid()}", bench.sizes
     whole.made_up_set(folder, "tiny", sizes.styles + 1, 1)
     model_folder, cards = bench.model, torch.cuda.device_count()
-    counts = [n for n in (1, 2, 4, 8) if n <= cards] if cards else [1]
-    for count in reversed(counts):
+    for count in bench.cards or [n for n in (1, 2, 4, 8) if n <= max(1, cards)]:
         devices = ",".join(f"cuda:{i}" for i in range(count)) if cards else "cpu"
         taken = []
-        for steps in (20, 20 + sizes.train_steps // 4):
+        for steps in (20, 20 + max(4, sizes.train_steps // 4)):
             extra = [
                 f"backend.devices=[{devices}]",
                 f"backend.compile={bench.compile}",
                 f"train.steps={steps}",
             ]
-            extra += ["method=prior", "method.styleid.enabled=false", "evaluation=none", *_small(sizes)]
+            extra += [
+                "method=prior",
+                "method.styleid.enabled=false",
+                "evaluation.judges=none",
+                *_small(sizes),
+            ]
             words = whole.overrides(folder, model_folder, extra)
             start = time.perf_counter()
             whole.run(folder, [*words, f"store.root={folder / f'store{count}-{steps}'}"], f"{count}-{steps}")
@@ -234,7 +239,7 @@ def main() -> None:
     sizes = QUICK if args.quick else Sizes()
     out = args.out.absolute()
     rows = Rows(out / f"{'-'.join(args.only)}-{os.getpid()}.json")
-    bench = Bench(rows, out, sizes, args.compile, device)
+    bench = Bench(rows, out, sizes, args.compile, device, tuple(args.cards))
     for name in args.only:
         SUBJECTS[name](bench)
     if device.type == "cuda":
@@ -250,6 +255,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
     parser.add_argument("--out", type=Path, default=Path("outputs/sd21"))
     parser.add_argument("--compile", choices=("auto", "off", "regional", "full"), default="auto")
+    parser.add_argument("--cards", type=int, nargs="+", default=[], help="numbers of cards for scaling")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--table", type=Path)
     parser.add_argument("--write", type=Path)
