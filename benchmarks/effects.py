@@ -14,6 +14,7 @@ import argparse
 import json
 import statistics
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,14 @@ def claims(scores: Scores) -> str:
     return "\n".join(lines)
 
 
+def _where(out: Path) -> str:
+    """The machines that measured, the one with most trials first."""
+    records = (json.loads(file.read_text())["environment"] for file in out.glob("seed*/*/trial.json"))
+    counts = Counter(f"{e['device']}, torch {e['torch']}, {e['dtype']}" for e in records)
+    several = len(counts) > 1
+    return "; ".join(f"{where} ({n} trials)" if several else where for where, n in counts.most_common())
+
+
 def write(path: Path, text: str) -> None:
     """Put the tables between the marks of a document."""
     before, _, rest = path.read_text().partition(MARK[0])
@@ -171,11 +180,8 @@ def main() -> None:
     scores = measure(
         options.only, options.seeds, options.out.absolute(), options.overrides, not options.table
     )
-    environment = json.loads(next(options.out.absolute().glob("seed*/*/trial.json")).read_text())[
-        "environment"
-    ]
     seeds = f"{len(options.seeds)} seeds (one where no spread is given)"
-    head = f"{seeds}; {environment['device']}, torch {environment['torch']}, {environment['dtype']}."
+    head = f"{seeds}; {_where(options.out.absolute())}."
     text = f"{head} `python -m benchmarks.effects`\n\n{table(scores)}\n\n{claims(scores)}"
     print(text)
     if options.write:

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler
 from PIL import Image
 
+from benchmarks.sd21 import model
 from jdx.backends.base import ModelSpec, StyleIdSpec, StyleStyliseJob, StyliseJob
 from jdx.backends.torch import styleid
 from jdx.backends.torch.devices import pick_device, pick_dtype
@@ -91,20 +92,7 @@ def sd21(device: torch.device) -> Models:
     """Networks of Stable Diffusion 2.1's widths and depths; the text encoder is small, it runs once a job."""
     dtype = pick_dtype("auto", device)
     with device:
-        unet = UNet2DConditionModel(
-            sample_size=96,
-            attention_head_dim=(5, 10, 20, 20),
-            cross_attention_dim=1024,
-            use_linear_projection=True,
-        )
-        vae = AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            layers_per_block=2,
-            latent_channels=4,
-            sample_size=768,
-        )
+        unet, vae = model.unet(), model.vae()
     tokenizer = build_tokenizer()
     text_encoder = build_text_encoder(tokenizer, 1024)
     for network, precision in ((unet, dtype), (vae, torch.float32), (text_encoder, dtype)):

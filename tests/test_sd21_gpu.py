@@ -1,0 +1,87 @@
+"""The benchmark of SD 2.1's sizes: its tables, its clocks, and that it runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.sd21.measure import median_rate
+from benchmarks.sd21.table import tables, write
+
+ENVIRONMENT = {
+    "device": "A card",
+    "devices": "2",
+    "torch": "2",
+    "cuda": "13",
+    "diffusers": "0",
+    "python": "3",
+    "date": "2026-11-21",
+}
+
+
+def row(subject: str, what: str, value: float, unit: str = "s") -> dict[str, object]:
+    return {"subject": subject, "what": what, "value": value, "unit": unit, "note": "", "gib": None}
+
+
+def ratio(text: str, what: str) -> float:
+    line = next(line for line in text.splitlines() if line.startswith(f"| {what} "))
+    return float(line.split("|")[3])
+
+
+def test_ratios_take_the_best_of_ours_and_divide_the_right_way_round() -> None:
+    rows = [
+        row("roof", "bfloat16 matmul 8192", 800.0),
+        row("train", "diffusers' script with PEFT, UNet only", 20.0),
+        row("train", "jdx, 1 styles at once", 60.0),
+        row("train", "jdx, 15 styles at once", 180.0),
+        row("draw", "diffusers' pipeline, 1 prompts a call", 1.5),
+        row("draw", "diffusers' pipeline, 25 prompts a call", 4.0),
+        row("draw", "jdx", 6.0),
+        row("styleid", "picture by picture, guidance's doubled batch", 60.0),
+        row("styleid", "jdx, first style", 20.0),
+        row("styleid", "jdx", 10.0),
+        row("scaling", "1 cards", 40.0),
+        row("scaling", "2 cards", 21.0),
+    ]
+    text = tables([{"environment": ENVIRONMENT, "rows": rows}])
+    assert ratio(text, "training against the script's UNet part") == 9
+    assert ratio(text, "stacked against one adapter alone") == 3
+    assert ratio(text, "training, share of the matmul roof") == pytest.approx(
+        100 * 180 * 1.77 / 800, abs=0.05
+    )
+    assert ratio(text, "drawing against a call per prompt") == 4
+    assert ratio(text, "drawing against calls of 25") == 1.5
+    assert ratio(text, "StyleID against picture by picture") == 6
+    assert ratio(text, "2 cards against 1") == 1.9
+    assert "4 cards against 1" not in text
+    assert "2 × A card" in text
+
+
+def test_rate_is_the_median_of_windows_within_a_pack_never_across() -> None:
+    first = [(0.0, 0.0), (1.0, 10.0), (3.0, 20.0)]  # 10 and 5 a second
+    second = [(100.0, 0.0), (101.0, 8.0)]  # 8 a second
+    assert median_rate([first, second]) == 8
+
+
+def test_table_goes_between_the_marks(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- sd21: begin -->\nold\n<!-- sd21: end -->\nafter\n")
+    write(page, "new")
+    assert page.read_text() == "before\n<!-- sd21: begin -->\nnew\n<!-- sd21: end -->\nafter\n"
+
+
+def test_it_measures_training_and_drawing_and_tells_its_table(tmp_path: Path) -> None:
+    words = ["-m", "benchmarks.sd21_gpu", "--out", str(tmp_path / "out")]
+    quick = ["--quick", "--compile", "off", "--only", "train", "draw"]
+    subprocess.run([sys.executable, *words, *quick], check=True, capture_output=True, timeout=300)
+    (record,) = [json.loads(file.read_text()) for file in (tmp_path / "out").glob("*.json")]
+    values = {row["what"]: row["value"] for row in record["rows"]}
+    assert all(value > 0 for value in values.values())
+    assert {"jdx", "jdx, 4 styles at once"} <= set(values)
+    shown = [sys.executable, "-m", "benchmarks.sd21_gpu", "--table", str(tmp_path / "out")]
+    told = subprocess.run(shown, check=True, capture_output=True, text=True, timeout=100).stdout
+    assert "| training against the whole script |" in told
