@@ -24,6 +24,7 @@ from jdx.digests import data_identity
 from jdx.errors import ConfigError, Fault
 from jdx.files import write_text
 from jdx.schema import plain
+from jdx.shards import devices_of
 from jdx.stages.adapt import Adapters, read_losses
 from jdx.stages.bench import Bench
 from jdx.stages.coarse import coarse_name
@@ -181,6 +182,7 @@ def record(
     return {
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "environment": bench.backend.describe(),
+        "devices": max(1, len(devices_of(bench.config))),
         "identity": dict(bench.identity),
         "data": data_identity(bench.challenge),
         "sweep": None if swept is None else {**asdict(swept), "id": swept.id},

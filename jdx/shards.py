@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from jdx import ROOT
-from jdx.errors import BackendError
+from jdx.errors import BackendError, Fault
 from jdx.schema import TrialConfig, changed, plain
 from jdx.tracking.base import RunInfo, Tracker
 
@@ -46,6 +46,33 @@ def devices_of(config: TrialConfig) -> list[str]:
     import torch
 
     return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+
+
+def device_of(config: TrialConfig) -> str:
+    """The device that this process itself computes with, judges included: the first of a trial's devices."""
+    devices = devices_of(config)
+    return devices[0] if devices else config.backend.device
+
+
+def device_faults(config: TrialConfig) -> list[Fault]:
+    """Devices of the list that are not on this machine; one named alone is the backend's to refuse."""
+    listed = [] if config.backend.devices == "auto" else devices_of(config)
+    cards = [name for name in dict.fromkeys(listed) if name.startswith("cuda:")]
+    if not cards:
+        return []
+    import torch
+
+    count = torch.cuda.device_count()
+    there = ", ".join(["cpu", *(f"cuda:{index}" for index in range(count))])
+    return [
+        Fault("backend.devices", name, f"is not on this machine; there are: {there}")
+        for name in cards
+        if _index(name) >= count
+    ]
+
+
+def _index(device: str) -> int:
+    return int(device.partition(":")[2] or 0)
 
 
 class NotMadeError(Exception):
@@ -76,6 +103,7 @@ class Crew:
         todo = [style for style in styles if not _is_made(bench, style, seeds, make)]
         if len(todo) < 2:
             return {}
+        bench.look_ahead()  # here, once and before any device is at work; those only do what they are told
         own, *others = shares(todo, len(self._devices))
         self._hire(bench, len(others))
         for shard, share in zip(self._shards, others, strict=False):
@@ -159,9 +187,11 @@ class _Shard:
         threads = torch.get_num_threads()
         backend = changed(config.backend, device=device, devices=[], dtype=self._dtype, threads=threads)
         tracker = changed(config.tracker, name="none")
+        sampler = changed(config.sampler, seeds=None)  # read already; the file may be another one by now
         order = {
-            "config": plain(changed(config, backend=backend, tracker=tracker, quiet=True)),
+            "config": plain(changed(config, backend=backend, tracker=tracker, sampler=sampler, quiet=True)),
             "seeds": seeds,
+            "fixed_seeds": bench.fixed_seeds,
             "styles": list(styles),
         }
         log.info("%s makes %s", self._device, ", ".join(styles))
@@ -208,7 +238,7 @@ class _Shard:
 
 def _visible(device: str) -> str:
     """What CUDA_VISIBLE_DEVICES says for one of the devices that this process sees."""
-    index = int(device.partition(":")[2] or 0)
+    index = _index(device)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return visible.split(",")[index].strip() if visible else str(index)
 
@@ -240,6 +270,8 @@ def main() -> None:
     answers = os.fdopen(int(sys.argv[1]), "w", encoding="utf-8")
     os.set_inheritable(answers.fileno(), False)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    # Prompts that are too long were named by the trial's own process before it began.
+    logging.getLogger("jdx.backends.torch.cuts").setLevel(logging.ERROR)
     for line in sys.stdin:
         try:
             answer = _obey(json.loads(line))
@@ -258,9 +290,9 @@ def _obey(order: Mapping[str, Any]) -> dict[str, Any]:
     config = validation.build(order["config"])
     store = {"store": Path(config.store.root).expanduser().absolute()}
     with told(store), Progress(quiet=True) as progress:
-        bench, _ = trial.open_bench(config, trial.read_set(config), progress)
+        bench = trial.make_bench(config, trial.read_set(config), progress)
         losses = _Losses()
-        bench = replace(bench, tracker=losses)
+        bench = replace(bench, tracker=losses, fixed_seeds=order["fixed_seeds"])
         try:
             failed = trial.make_pictures(bench, order["styles"], order["seeds"])
         finally:

@@ -21,12 +21,12 @@ from jdx.progress import Progress
 from jdx.report.page import write_report
 from jdx.runfolder import owned
 from jdx.schema import TrialConfig, changed, plain
-from jdx.shards import Crew, Failed, devices_of
+from jdx.shards import Crew, Failed, device_faults, device_of, devices_of
 from jdx.stages.adapt import Adapters, adapt, adapter_specs
 from jdx.stages.bench import Bench
 from jdx.stages.coarse import train_coarse
 from jdx.stages.encode import crop_of, encode
-from jdx.stages.generate import Adapted, Seeds, seeds_of, start_faults
+from jdx.stages.generate import Adapted, Seeds, fixed_seeds, seeds_of, start_faults
 from jdx.stages.joint import JOINT, joined, joint_faults
 from jdx.stages.prior import class_pictures
 from jdx.stages.score import Scores, check_judges
@@ -105,32 +105,42 @@ def read_set(config: TrialConfig) -> ChallengeSet:
 
 def open_bench(config: TrialConfig, challenge: ChallengeSet, progress: Progress) -> tuple[Bench, Seeds]:
     """Make the tools and draw the seeds, and look for every fault that can be seen without loading weights."""
-    settings = config.backend
-    devices = devices_of(config)
-    device = devices[0] if len(devices) > 1 else settings.device
-    backend = make_backend(settings.name, **settings_of(config, device))
-    model = ModelSpec(config.model.path, config.model.revision, config.model.variant)
-    store = Store(config.store.root)
-    bench = Bench(config, challenge, backend, store, progress, make_tracker(config.tracker), model, {})
-    faults = backend.setup_faults()
-    faults += [Fault("model.path", config.model.path, text) for text in backend.check(model)]
+    faults = device_faults(config)
+    bench = _tools(config, challenge, progress, "auto" if faults else device_of(config))
+    faults += bench.backend.setup_faults()
+    faults += [Fault("model.path", config.model.path, text) for text in bench.backend.check(bench.model)]
     faults += reference_faults(bench)
     faults += start_faults(bench)
     faults += joint_faults(bench)
     faults += check_judges(config.evaluation)
     faults += bench.wording.faults()
-    seeds: Seeds = {}
     try:
-        seeds = seeds_of(bench)
+        bench.fixed_seeds = fixed_seeds(bench)
     except ConfigError as error:
         faults += error.faults
     if faults:
         raise ConfigError(faults)
-    identity = {**backend.identity(), "model": model_identity(model, store.root / "digests.json")}
     for note in challenge.notes:
         log.warning("%s", note)
-    bench.kept["texts"] = bench.wording.texts()  # of all styles, also where they are done in groups
-    return replace(bench, identity=identity), seeds
+    return _identified(bench), seeds_of(bench)
+
+
+def make_bench(config: TrialConfig, challenge: ChallengeSet, progress: Progress) -> Bench:
+    """The tools of a trial that another process has opened: its faults are looked for and its notes said."""
+    return _identified(replace(_tools(config, challenge, progress, device_of(config)), looked=[True]))
+
+
+def _tools(config: TrialConfig, challenge: ChallengeSet, progress: Progress, device: str) -> Bench:
+    backend = make_backend(config.backend.name, **settings_of(config, device))
+    model = ModelSpec(config.model.path, config.model.revision, config.model.variant)
+    tracker = make_tracker(config.tracker)
+    return Bench(config, challenge, backend, Store(config.store.root), progress, tracker, model, {})
+
+
+def _identified(bench: Bench) -> Bench:
+    digest = model_identity(bench.model, bench.store.root / "digests.json")
+    identity = {**bench.backend.identity(), "model": digest}
+    return replace(bench, identity=identity)
 
 
 def _run_info(bench: Bench, run_dir: Path) -> RunInfo:
@@ -196,9 +206,11 @@ def _score_snapshot(bench: Bench, run_dir: Path, seeds: Seeds, work: _Work, step
     _groups(early, folder, seeds, part, scores)
     metrics = _metrics(early, part, scores)
     runfolder.write_json(folder / "metrics.json", metrics)
-    work.snapshots[step], work.stopped = metrics["final_score"], part.stopped
-    if metrics["final_score"] is not None:
-        observer.current().snapshot(step, metrics["final_score"])
+    # Without a style that has stopped a score is of another set: as at the trial's end, it is not told.
+    score = None if part.adapters.failed else metrics["final_score"]
+    work.snapshots[step], work.stopped = score, part.stopped
+    if score is not None:
+        observer.current().snapshot(step, score)
     work.stopped |= observer.current().stopping()
 
 
@@ -216,9 +228,11 @@ def _groups(bench: Bench, run_dir: Path, seeds: Seeds, work: _Work, scores: Scor
         if not part.challenge.styles:
             continue
         _group(part, joint or _trained(part, run_dir, work), run_dir, seeds, work, scores)
-    if bench.config.method.train and not work.adapters.steps:
-        reasons = "; ".join(f"{s}: {why} (step {n})" for s, (n, why) in work.adapters.failed.items())
-        raise BackendError(f"training stopped for every style: {reasons}. Try a lower optim.unet.lr.")
+    failed = work.adapters.failed
+    if failed and (not work.adapters.steps or all(style in failed for style in order)):
+        reasons = "; ".join(f"{s}: {why} (step {n})" for s, (n, why) in failed.items())
+        remedy = "Try lower rates: optim.unet.lr, or of whatever else is trained."
+        raise BackendError(f"training stopped for every style: {reasons}. {remedy}")
 
 
 def _shared(bench: Bench, styles: list[str], seeds: Seeds, work: _Work) -> list[str]:
@@ -303,8 +317,10 @@ def _adapters(bench: Bench, work: _Work) -> Adapters:
         adapters = adapt(bench, specs, moments, prior_moments, whole)
     blend = bench.config.method.blend
     if blend.enabled and blend.coarse.train:
+        stopped = adapters.failed  # nothing is drawn of those; of a stopped joint adapter no style is
+        going = [] if JOINT in stopped else [style for style in bench.challenge.ids if style not in stopped]
         with watch("coarse"):
-            coarse = train_coarse(bench)
+            coarse = train_coarse(bench.part(going))
         adapters.coarse = {style: steps[max(steps)] for style, steps in coarse.steps.items()}
         adapters.failed |= coarse.failed
         work.add("coarse", adapters.coarse)

@@ -47,7 +47,9 @@ class Bench:
     made: dict[str, dict[str, int]] = field(default_factory=dict)  # stage -> {"made": n, "reused": n}
     looked: list[bool] = field(default_factory=list)  # filled when `look_ahead` found nothing
     kept: dict[str, Any] = field(default_factory=dict)  # what is loaded once for all parts of the trial
+    fixed_seeds: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # of `sampler.seeds`
     crew: Crew = field(default_factory=lambda: Crew([]))  # further devices
+    whole: ChallengeSet | None = None  # all of the trial's styles, where `challenge` holds some of them
     dry: bool = False  # only to see whether the store has everything: a stage that would compute raises
 
     @cached_property
@@ -80,11 +82,12 @@ class Bench:
         layers = {"styleid": method.styleid.layers} if method.styleid.enabled else {}
         if method.blend.enabled:
             layers |= {"blend.c2f": method.blend.c2f.layers, "blend.f2c": method.blend.f2c.layers}
-        tokens = [spec for style in self.challenge.styles if (spec := token_of(self.config, style.id))]
+        whole = self.whole or self.challenge
+        tokens = [spec for style in whole.ids if (spec := token_of(self.config, style))]
         faults = self.backend.name_faults(self.model, targets, layers, tokens)
         if faults:
             raise ConfigError([replace(fault, key=SETTINGS[fault.key]) for fault in faults])
-        self.backend.say_long_prompts(self.model, self.kept.get("texts", ()), tokens)
+        self.backend.say_long_prompts(self.model, Wording(self.config, whole).texts(), tokens)
         self.looked.append(True)
 
     @property
@@ -95,7 +98,8 @@ class Bench:
     def part(self, styles: Collection[str]) -> Bench:
         """The same bench for some of the styles; what it counts is counted here."""
         some = tuple(style for style in self.challenge.styles if style.id in styles)
-        return replace(self, challenge=replace(self.challenge, styles=some))
+        whole = self.whole or self.challenge
+        return replace(self, challenge=replace(self.challenge, styles=some), whole=whole)
 
     def style(self, style: str) -> Style:
         """The style with this id."""

@@ -20,6 +20,7 @@ from jdx import draws
 from jdx.backends.base import AdapterSpec, CropSpec, InitSpec, LoraSpec, PictureSpec, StyleDrawJob
 from jdx.files import write_text
 from jdx.schema import changed
+from jdx.shards import device_of
 from jdx.stages.adapt import Adapters, adapt
 from jdx.stages.bench import Bench, Publish, make
 from jdx.stages.encode import encode
@@ -183,7 +184,7 @@ class _TextJudge:
     def __init__(self, bench: Bench):
         from evaluation.jury import load_judges
 
-        self.judges = load_judges(judges_of(bench.config.evaluation), device=bench.config.backend.device)
+        self.judges = load_judges(judges_of(bench.config.evaluation), device=device_of(bench.config))
 
     def marks(self, paths: Sequence[Path], word: str) -> list[float]:
         """One cosine per picture."""

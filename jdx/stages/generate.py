@@ -34,29 +34,34 @@ Seeds = dict[str, dict[str, int]]
 
 
 def seeds_of(bench: Bench) -> Seeds:
-    """{style: {prompt: seed}}: from `sampler.seeds` where it names one, else drawn from (seed, style, prompt)."""
-    fixed = fixed_seeds(bench)
-    _tell_unused(fixed, bench)
-    return {style: {**drawn, **_known(fixed, style, drawn)} for style, drawn in _drawn(bench, 0).items()}
+    """{style: {prompt: seed}}: the trial's fixed ones, the others drawn from (seed, style, prompt)."""
+    drawn = _drawn(bench, 0)
+    return {style: {**some, **_known(bench.fixed_seeds, style, some)} for style, some in drawn.items()}
 
 
 def candidate_seeds(bench: Bench, candidate: int) -> Seeds:
     """The seeds of further pictures to choose from, without the prompts whose seed is fixed."""
-    fixed, drawn = fixed_seeds(bench), _drawn(bench, candidate)
     open_ = {
-        style: {prompt: seed for prompt, seed in some.items() if prompt not in fixed.get(style, {})}
-        for style, some in drawn.items()
+        style: {
+            prompt: seed for prompt, seed in some.items() if prompt not in bench.fixed_seeds.get(style, {})
+        }
+        for style, some in _drawn(bench, candidate).items()
     }
     return {style: some for style, some in open_.items() if some}
 
 
 def fixed_seeds(bench: Bench) -> Seeds:
-    """What `sampler.seeds` says. Raises: ConfigError that lists every bad entry."""
+    """What `sampler.seeds` says, and a word on what of it is not drawn. Raises: ConfigError with every bad entry.
+
+    Read once, before the trial writes anything: the file may be an earlier trial's in the same run folder.
+    """
     path = bench.config.sampler.seeds
-    return read_seeds(Path(path)) if path is not None else {}
+    fixed = read_seeds(Path(path)) if path is not None else {}
+    _tell_unused(fixed, bench)
+    return fixed
 
 
-def _known(fixed: Seeds, style: str, drawn: Mapping[str, int]) -> dict[str, int]:
+def _known(fixed: Mapping[str, Mapping[str, int]], style: str, drawn: Mapping[str, int]) -> dict[str, int]:
     return {prompt: seed for prompt, seed in fixed.get(style, {}).items() if prompt in drawn}
 
 

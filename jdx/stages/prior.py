@@ -25,21 +25,12 @@ class ClassPictures:
     captions: Mapping[str, tuple[str, ...]]
 
 
-def words_of(bench: Bench, style: str) -> tuple[str, ...]:
-    """The words whose class pictures a style trains with, each once, in a fixed order."""
-    one = bench.style(style)
-    which = bench.config.method.prior.words
-    references = [ref.object.lower() for ref in one.references] if which != "prompts" else []
-    prompts = [prompt.text.lower() for prompt in one.prompts] if which != "references" else []
-    return tuple(dict.fromkeys([*references, *prompts]))
-
-
 def class_pictures(bench: Bench) -> ClassPictures:
     """Draw the class pictures that the store lacks; a word is drawn once for all styles."""
     prior, config = bench.config.method.prior, bench.config
-    if (prior.weight == 0 and prior.fraction is None) or not config.method.train:
+    words = {style.id: bench.wording.class_words(style) for style in bench.challenge.styles}
+    if not any(words.values()):
         return ClassPictures({}, {}, {})
-    words = {style.id: words_of(bench, style.id) for style in bench.challenge.styles}
     jobs = {word: _job(bench, word) for word in sorted({word for some in words.values() for word in some})}
     folders = draw(bench, "prior", jobs, sampler_of(prior.sampler), config.train.resolution)
     pictures = {word: tuple(sorted(folder.glob("*.png"))) for word, folder in folders.items()}

@@ -16,6 +16,7 @@ from jdx import observer
 from jdx.digests import file_digest
 from jdx.errors import BackendError, Fault
 from jdx.schema import Evaluation, plain
+from jdx.shards import device_of
 from jdx.stages.bench import Bench, Publish, make
 
 if TYPE_CHECKING:  # the scorer brings torch: imported when it is needed, so that a wrong path is told at once
@@ -84,7 +85,7 @@ class Panel:
             options = ScoreOptions(
                 histogram=settings.histogram,
                 fid_resize=settings.fid_resize,
-                device=self.bench.config.backend.device,
+                device=device_of(self.bench.config),
                 batch_size=settings.batch_size,
             )
             self.bench.kept["scorer"] = Scorer(judges_of(settings), options)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TypeVar
 
-from data.challenge import ChallengeSet
+from data.challenge import ChallengeSet, Style
 from data.faults import Findings
 from data.folders import style_folders
 from data.names import same_name
@@ -80,21 +80,57 @@ class Wording:
             return write(known, object=object)
         return known
 
+    def class_words(self, style: Style) -> tuple[str, ...]:
+        """The words whose class pictures a style trains with, lower case, each once; none without class pictures."""
+        prior = self.config.method.prior
+        if (prior.weight == 0 and prior.fraction is None) or not self.config.method.train:
+            return ()
+        references = [one.object.lower() for one in style.references] if prior.words != "prompts" else []
+        prompts = [one.text.lower() for one in style.prompts] if prior.words != "references" else []
+        return tuple(dict.fromkeys([*references, *prompts]))
+
     def texts(self) -> tuple[str, ...]:
-        """Every caption and prompt of the trial, each once."""
-        method = self.config.method
+        """Every caption, prompt and negative prompt of the trial, each once."""
+        tag = self.config.train.crop.flip_tag
         found: list[str] = []
         for style in self.challenge.styles:
-            words = [prompt.text for prompt in style.prompts]
-            if method.train:
-                found += [self.caption(style.id, reference.object) for reference in style.references]
-            found += [self.prompt(style.id, word) for word in words]
-            found += [self.negative(style.id)]
-            if self.prompts.origin_scale > 0:
-                found += [self.plain(word) for word in words]
-            if method.blend.enabled:
-                found += [self.fill(method.blend.coarse.prompt, style.id, word) for word in words]
+            for template, words in self._said(style):
+                found += [self.fill(template, style.id, word) for word in words]
+            if tag and self.config.method.train:
+                found += [self.caption(style.id, one.object) + tag for one in style.references]
+            found += self._negatives(style.id)
         return tuple(dict.fromkeys(found))
+
+    def _said(self, style: Style) -> Iterator[tuple[str, Sequence[str]]]:
+        """Every template that the trial fills for a style, with the objects that it is filled with."""
+        method, coarse = self.config.method, self.config.method.blend.coarse
+        prompts = [prompt.text for prompt in style.prompts]
+        references = [reference.object for reference in style.references]
+        if method.train:
+            yield self._template(style.id, "train"), references
+        if classes := self.class_words(style):
+            yield method.prior.draw, classes
+            yield method.prior.caption, classes
+        yield self._template(style.id, "generate"), prompts
+        if self.prompts.origin_scale > 0:
+            yield self.prompts.origin, prompts
+        if method.blend.enabled:
+            yield coarse.prompt, prompts
+        if method.blend.enabled and coarse.train:
+            yield coarse.candidates.prompt, references
+            yield coarse.prompt, references
+
+    def _negatives(self, style: str) -> list[str]:
+        """The negative prompts of all that is drawn for a style; without guidance they are not looked at."""
+        method, coarse = self.config.method, self.config.method.blend.coarse
+        found: list[str | None] = []
+        if self.config.sampler.guidance_scale > 1.0:
+            found += [self.negative(style)]
+            found += [self.prompts.origin_negative] if self.prompts.origin_scale > 0 else []
+            found += [coarse.negative_prompt] if method.blend.enabled else []
+        if method.blend.enabled and coarse.train and coarse.candidates.sampler.guidance_scale > 1.0:
+            found += [coarse.candidates.negative_prompt]
+        return [text for text in found if text is not None]
 
     def faults(self) -> list[Fault]:
         """Styles and words that the tables and the set do not agree on; says what has no effect."""
@@ -141,8 +177,8 @@ class Wording:
         faults = [
             Fault(f"{key}.{name}", "", f"no such style in the set{near(name, there)}") for name in unknown
         ]
-        for style in self.challenge.ids:
-            used = self._used(style) & {"phrase", "prefix"}
+        for one in self.challenge.styles:
+            style, used = one.id, self._used(one) & {"phrase", "prefix"}
             if used and style not in self._keys:
                 names = " and ".join(f"{{{name}}}" for name in sorted(used))
                 remedy = (
@@ -150,7 +186,7 @@ class Wording:
                 )
                 faults.append(Fault(f"{key}.{style}", "", remedy))
         if any(words.phrase for words in self.styles.values()) and not any(
-            "phrase" in self._used(style) for style in self.challenge.ids
+            "phrase" in self._used(style) for style in self.challenge.styles
         ):
             log.warning("%s holds phrases, but no template has a place for them: {phrase}", key)
         return faults
@@ -168,30 +204,15 @@ class Wording:
         remedy = f'no entry: add one, or "{DEFAULT}": "{{object}}" to leave such words as they are'
         return [Fault(f"{key}.{word}", "", remedy + near(word, [*self.expand])) for word in lacking]
 
-    def _used(self, style: str) -> set[str]:
+    def _used(self, style: Style) -> set[str]:
         """The placeholders of the templates that a style needs."""
-        method = self.config.method
-        needed = [self._template(style, "generate")]
-        needed += [self._template(style, "train")] if method.train else []
-        needed += [method.blend.coarse.prompt] if method.blend.enabled else []
-        return {name for template in needed for name in placeholders(template)}
+        return {name for template, _ in self._said(style) for name in placeholders(template)}
 
     def _expanded(self) -> list[str]:
         """The words of which some template wants the expansion, lower case, each once."""
-        method = self.config.method
-        found: dict[str, None] = {}
-        plain = [self.prompts.origin] if self.prompts.origin_scale > 0 else []
-        plain += [method.blend.coarse.prompt] if method.blend.enabled else []
-        classes = method.prior.weight > 0 or method.prior.fraction is not None
-        prior = [method.prior.draw, method.prior.caption] if classes else []
-        for style in self.challenge.styles:
-            drawn = [self._template(style.id, "generate"), *plain, *prior]
-            trained = [*([self._template(style.id, "train")] if method.train else []), *prior]
-            if any("expansion" in placeholders(template) for template in drawn):
-                found |= dict.fromkeys(prompt.text.lower() for prompt in style.prompts)
-            if any("expansion" in placeholders(template) for template in trained):
-                found |= dict.fromkeys(reference.object.lower() for reference in style.references)
-        return list(found)
+        said = (pair for style in self.challenge.styles for pair in self._said(style))
+        wanted = (words for template, words in said if "expansion" in placeholders(template))
+        return list(dict.fromkeys(word.lower() for words in wanted for word in words))
 
 
 def _find(style: str, table: Iterable[str]) -> str | None:

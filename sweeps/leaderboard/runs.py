@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -160,8 +160,10 @@ class Run:
         environment = self.about.get("environment") or {}
         if self.seconds is None or str(environment.get("device", "cpu")).startswith("cpu"):
             return None
-        devices = self.settings.get("backend.devices") or 1
-        return self.seconds * (len(devices) if isinstance(devices, Sequence) else int(devices))
+        # Older runs have the setting alone, which does not say how many "auto" was.
+        listed = self.settings.get("backend.devices")
+        known = len(listed) if isinstance(listed, list) else 1
+        return self.seconds * max(1, int(self.about.get("devices") or known))
 
     @property
     def reused(self) -> bool:

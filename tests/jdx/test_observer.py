@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from jdx import observer
+from jdx import observer, trial
+from jdx.stages import adapt
 from jdx.stages.score import style_score
 from tests.jdx.test_trial import Lab, challenge, lab, made, pixels
 
@@ -92,6 +95,23 @@ def test_snapshots_are_scored_as_trials_of_their_own_would_be(lab: Lab) -> None:
     assert result.final_score != short.final_score
     early = run / "snapshots" / "step_2"
     assert sorted(pixels(early / "images")) == sorted(pixels(run / "images"))
+
+
+def test_a_snapshot_without_a_stopped_style_is_not_told(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its score is of the other styles only, as the trial's own, which is not told either."""
+
+    def poisoned(bench: Any, prior: Any) -> Any:
+        specs = adapt.adapter_specs(bench, prior)
+        return specs | {"05": replace(specs["05"], unet_lr=1e38)}
+
+    monkeypatch.setattr(trial, "adapter_specs", poisoned)
+    note = Note()
+    with observer.watched(note):
+        result, run = lab.run("train.steps=8", "train.snapshots=[6]", "train.score_snapshots=true")
+    assert set(result.failed) == {"05"}
+    assert note.snapshots == []
+    assert json.loads((run / "metrics.json").read_text())["snapshots"] == {"6": None}
+    assert json.loads((run / "snapshots" / "step_6" / "metrics.json").read_text())["failed_styles"] == ["05"]
 
 
 def test_trial_stops_at_a_snapshot(lab: Lab) -> None:

@@ -94,6 +94,20 @@ def test_fixed_seeds_are_not_chosen_among(lab: Lab) -> None:
     assert len(record["00"]["Ice cream"]["candidates"]) == len(record["05"]["Dog"]["candidates"]) == 4
 
 
+@pytest.mark.parametrize("devices", [(), ("backend.device=auto", "backend.devices=[cpu,cpu]")])
+def test_seeds_file_of_the_same_folder_leaves_the_others_open(lab: Lab, devices: tuple[str, ...]) -> None:
+    """The trial sets the file aside and writes a whole one in its place; what was fixed is what it said before."""
+    folder = lab.root / "run1"
+    folder.mkdir()
+    (folder / "seeds.json").write_text(json.dumps({"00": {"Dog": 7}}))
+    _, run = lab.run(*FOUR, f"sampler.seeds={folder / 'seeds.json'}", *devices)
+    assert run == folder
+    record = read(run, "selection.json")["styles"]
+    counts = {f"{s}/{p}": len(one["candidates"]) for s, some in record.items() for p, one in some.items()}
+    assert counts == {"00/Dog": 1, "00/Ice cream": 4, "05/Dog": 4, "05/Ice cream": 4}
+    assert read(run, "seeds.json")["00"]["Dog"] == 7
+
+
 @pytest.mark.parametrize("on", ["final", "content"])
 def test_with_styleid_the_chosen_content_is_the_one_redrawn(lab: Lab, on: str) -> None:
     _, run = lab.run(*RESTYLED, f"method.select.on={on}")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from jdx import shards, validation
+from evaluation import load_judges
+from jdx import shards, trial, validation
+from jdx.backends import make_backend
 from jdx.errors import BackendError, ConfigError
 from jdx.shards import Crew, shares
 from jdx.stages.bench import Bench
@@ -127,3 +130,50 @@ def test_a_further_device_sees_its_card_only(monkeypatch: pytest.MonkeyPatch) ->
 def test_one_device_and_several_contradict() -> None:
     with pytest.raises(ConfigError, match="leave it at auto"):
         validation.build(compose_plain("backend.device=cuda:0", "backend.devices=[cuda:0,cuda:1]"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "device"),
+    [
+        (("backend.devices=[cuda:1]",), "cuda:1"), (("backend.devices=[cpu]",), "cpu"),
+        (("backend.devices=[cuda:3,cpu]",), "cuda:3"),
+        (("backend.devices=[]", "backend.device=cuda:2"), "cuda:2"), (("backend.devices=[]",), "auto"),
+    ],
+)  # fmt: skip
+def test_first_device_of_the_list_is_the_trials_own(settings: tuple[str, ...], device: str) -> None:
+    assert shards.device_of(validation.build(compose_plain(*settings))) == device
+
+
+def test_backend_and_judges_are_on_the_one_device_of_the_list(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    make, load = make_backend, load_judges
+
+    def watched_make(name: str, **settings: Any) -> Any:
+        asked.append(f"backend {settings['device']}")
+        return make(name, **settings)
+
+    def watched_load(*some: Any, **settings: Any) -> Any:
+        asked.append(f"judges {settings['device']}")
+        return load(*some, **settings)
+
+    monkeypatch.setattr(trial, "make_backend", watched_make)
+    monkeypatch.setattr("evaluation.scorer.load_judges", watched_load)
+    _, run = lab.run("method=base", "backend.device=auto", "backend.devices=[cpu]")
+    assert asked == ["backend cpu", "judges cpu"]
+    assert json.loads((run / "trial.json").read_text())["devices"] == 1
+
+
+def test_every_device_that_is_not_here_is_told_with_other_faults(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(ConfigError) as caught:
+        lab.run(
+            "backend.device=auto", "backend.devices=[cuda:7,cpu,cuda:9]", "evaluation.networks.dino=/dev/null"
+        )
+    faults = [(fault.key, fault.value) for fault in caught.value.faults]
+    assert faults[:2] == [("backend.devices", "cuda:7"), ("backend.devices", "cuda:9")]
+    assert any(key == "evaluation.judges" for key, _ in faults)
+    assert "there are: cpu" in str(caught.value)

@@ -70,7 +70,7 @@ def make_about(method: str = "dreambooth", rank: int = 4, seed: int = 0, **chang
             "sampler": {"seed": None, "steps": 25},
             "evaluation": {"judges": "mini"},
             "tracker": {"name": "none"},
-            "backend": {"device": "auto"},
+            "backend": {"device": "auto", "devices": "auto"},
             "quiet": True,
             "tags": [],
         },

@@ -59,8 +59,18 @@ def test_recipes_are_ranked_and_seeds_are_one_recipe(runs: Path) -> None:
     scores = [run.score for run in one.rows[0].recipe.runs]
     assert one.rows[0].score == pytest.approx(sum(scores) / 2)
     assert one.rows[0].interval.low < one.rows[0].score < one.rows[0].interval.high
-    assert one.rows[0].recipe.gpu_seconds == 120.0
+    assert one.rows[0].recipe.gpu_seconds == 120.0  # one device, though the setting is "auto" there
     assert one.title == "mini on sample (8 styles, 40 prompts), judges: mini"
+
+
+@pytest.mark.parametrize(
+    ("listed", "known", "seconds"), [("auto", 2, 240.0), (["cuda:0", "cuda:1"], None, 240.0), ([], 1, 120.0)]
+)
+def test_seconds_count_every_device(tmp_path: Path, listed: Any, known: int | None, seconds: float) -> None:
+    about = make_about()
+    about["config"]["backend"]["devices"] = listed
+    put_run(tmp_path / "one", about=about | ({} if known is None else {"devices": known}))
+    assert board(tmp_path).rows[0].recipe.gpu_seconds == seconds
 
 
 @pytest.mark.parametrize("name", ["dreambooth lora.rank=4", "day/base1", None])

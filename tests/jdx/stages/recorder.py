@@ -38,6 +38,7 @@ class Recorder(Backend):
     name = "recorder"
 
     def __init__(self) -> None:
+        self.stopping: set[str] = set()  # adapters whose training stops at its first step
         self.texts: list[tuple[str, ...]] = []
         self.words: list[tuple[TokensSpec, ...]] = []
         self.encoded: list[EncodeJob] = []
@@ -79,14 +80,16 @@ class Recorder(Backend):
         self, job: TrainJob, out: Path, progress: Progress, on_snapshot: OnSnapshot, on_losses: OnLosses
     ) -> TrainOutcome:
         self.trained.append(job)
-        for style in (adapter.style for adapter in job.adapters):
+        styles = [adapter.style for adapter in job.adapters]
+        for style in (name for name in styles if name not in self.stopping):
             for step in job.snapshots:
                 folder = out / style / str(step)
                 folder.mkdir(parents=True)
                 (folder / "pytorch_lora_weights.safetensors").write_bytes(b"weights")
                 (folder / "losses.csv").write_text(f"step,loss\n{step},1.0\n")
                 on_snapshot(style, step, folder)
-        return TrainOutcome({}, 0.0)
+        failed = {name: (1, f"the loss of {name} is nan") for name in styles if name in self.stopping}
+        return TrainOutcome(failed, 0.0)
 
     def generate(self, job: GenerateJob, out: Path, progress: Progress, on_style: OnStyle) -> None:
         self.drawn.append(job)

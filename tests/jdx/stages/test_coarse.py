@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
 from jdx import trial, validation
 from jdx.backends.base import LoraSpec, SamplerSpec
+from jdx.errors import BackendError
 from tests.configs import compose_plain
 from tests.data.sets import make_style, noise
 from tests.jdx.stages.recorder import Recorder
@@ -39,8 +41,11 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(root: Path, model: Path, *overrides: str) -> tuple[Recorder, Path, dict[str, dict[str, int]]]:
+def run(
+    root: Path, model: Path, *overrides: str, stopping: Collection[str] = ()
+) -> tuple[Recorder, Path, dict[str, dict[str, int]]]:
     recorder, folder = Recorder(), root / f"run{len(list(root.glob('run*')))}"
+    recorder.stopping = set(stopping)
     fixed = (
         "data=challenge", f"data.root={root / 'set'}", f"model.path={model}", "evaluation=none", "tracker=none",
         "quiet=true", f"store.root={root / 'store'}", "model.resolution=64",
@@ -121,6 +126,27 @@ def test_fine_adapters_are_the_same_with_and_without_a_coarse_branch(root: Path,
     run(root, tiny_sd)
     _, _, stages = run(root, tiny_sd, "method.blend.coarse.train=false")
     assert stages["train"] == {"made": 0, "reused": 2}
+
+
+def test_no_style_left_is_an_error_whichever_branch_stopped(root: Path, tiny_sd: Path) -> None:
+    with pytest.raises(BackendError, match=r"every style: 00: coarse branch: .*; 05: coarse branch: "):
+        run(root, tiny_sd, stopping=("00.coarse", "05.coarse"))
+    with pytest.raises(BackendError, match=r"every style: 00: the loss.*; 05: coarse branch: ") as caught:
+        run(root, tiny_sd, "train.seed=12", stopping=("00", "05.coarse"))
+    assert "optim.unet.lr" in str(caught.value)
+
+
+def test_a_style_whose_fine_branch_stopped_gets_no_coarse_one(root: Path, tiny_sd: Path) -> None:
+    notes, folder, _ = run(root, tiny_sd, stopping=("00", "00.coarse"))
+    assert [[a.style for a in job.adapters] for job in notes.trained] == [["00", "05"], ["05.coarse"]]
+    failed = json.loads((folder / "trial.json").read_text())["failed_styles"]
+    assert failed == {"00": {"step": 1, "reason": "the loss of 00 is nan"}}
+    assert {path.name for path in (folder / "images").iterdir()} == {"05"}
+
+
+def test_a_stopped_joint_adapter_leaves_nothing_to_blend(root: Path, tiny_sd: Path) -> None:
+    with pytest.raises(BackendError, match="every style: joint: the loss of joint is nan"):
+        run(root, tiny_sd, "lora=joint", stopping=("joint",))
 
 
 def test_the_candidates_kept_are_those_whose_word_clip_sees_best(

@@ -114,6 +114,78 @@ def test_faults_of_words_are_told_with_all_others(
     assert "origin_scale" in settings or "train.snapshots" in faults
 
 
+def test_every_text_of_a_trial_is_looked_at(root: Path) -> None:
+    """What is trained on, drawn, redrawn and drawn against, in every branch; nothing that is not read."""
+    given = (
+        "method=prior", "method.prior.words=references", "method.prior.draw='draw {object}'",
+        "method.prior.caption='class {object}'", "method.blend.enabled=true", "method.blend.coarse.train=true",
+        "method.blend.coarse.prompt='coarse {object}'", "method.blend.coarse.negative_prompt=dim",
+        "method.blend.coarse.candidates.prompt='redraw {object}'", "sampler.guidance_scale=3.0",
+        "method.blend.coarse.candidates.negative_prompt=flat",
+        "method.blend.coarse.candidates.sampler.guidance_scale=2.0", "train.crop.flip=0.5",
+        "train.crop.flip_tag=' mirrored'", "method.prompts.origin_scale=0.2",
+        "method.prompts.origin='plain {object}'", "method.prompts.origin_negative=bare",
+        "sampler.negative_prompt=blur", "data.styles=[chalk]",
+    )  # fmt: skip
+    templates = {"train": "learn {object}", "generate": "make {object}"}
+    drawn = {f"{start} {word}" for start in ("make", "coarse", "plain") for word in ("owl", "ice cream")}
+    learnt = {f"{start} cat" for start in ("learn", "draw", "class", "coarse", "redraw")} | {
+        "learn cat mirrored"
+    }
+    negative = {"blur", "dim", "bare", "flat"}
+    assert set(wording(root, None, None, *given, **templates).texts()) == drawn | learnt | negative
+    unguided = (
+        *given,
+        "sampler.guidance_scale=1.0",
+        "method.blend.coarse.candidates.sampler.guidance_scale=1.0",
+        "method.blend.coarse.train=false",
+        "method.prior.weight=0",
+    )
+    texts = wording(root, None, None, *unguided, **templates).texts()
+    assert set(texts) == drawn | {"learn cat", "learn cat mirrored"}
+
+
+def test_expansions_of_a_coarse_branch_are_looked_for(root: Path) -> None:
+    """Its pictures are of the references' objects, and its captions too; the prompts' objects are drawn with it."""
+    coarse = ("method=blend", "method.blend.coarse.train=true", "data.styles=[chalk]")
+    both = {"owl": "a", "ice cream": "b"}
+
+    def lacking(table: dict[str, str], *overrides: str) -> set[str]:
+        return {fault.key.rpartition(".")[2] for fault in wording(root, None, table, *overrides).faults()}
+
+    redrawn = "method.blend.coarse.candidates.prompt='{expansion}'"
+    assert lacking(both, *coarse, redrawn) == {"cat"}
+    assert lacking(both, *coarse, "method.blend.coarse.prompt='{expansion}'") == {"cat"}
+    assert lacking({"cat": "c"}, *coarse, redrawn) == set()
+    assert lacking(both, "method=blend", redrawn) == set()  # nothing is redrawn
+    classes = ("method=prior", "method.prior.words=references", "method.prior.draw='{expansion}'")
+    assert lacking({"cat": "c"}, *classes, "data.styles=[chalk]") == set()
+
+
+def test_learnt_words_of_all_styles_count_in_every_group(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    """`<style_05>` is one token; spelt out it would be ten, and its prompts would seem to be cut."""
+    short = "{object} " + "x" * 64 + "{token}"  # with "ice cream" 75 tokens and the two marks
+    settings = (
+        "method=textual_inversion",
+        f"method.prompts.generate='{short}'",
+        f"method.prompts.train='{short}'",
+    )
+    lab.run(*settings, "group_size=1", "lora.rank=0")
+    assert "longer than" not in caplog.text
+
+
+@pytest.mark.slow
+def test_long_prompts_are_said_once_with_several_devices(
+    lab: Lab, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    long = "{object} " + "y" * 68 + " beyond the end"
+    settings = ("method=base", f"method.prompts.generate='{long}'", "sampler.guidance_scale=3.0")
+    lab.run(*settings, "backend.device=auto", "backend.devices=[cpu,cpu]")
+    said = [record.getMessage() for record in caplog.records if "longer than 77" in record.getMessage()]
+    assert len(said) == 2  # here, by the trial's own process
+    assert "longer than 77" not in capfd.readouterr().err
+
+
 def test_prompts_that_are_cut_are_said_once_and_before_anything_is_drawn(
     lab: Lab, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
