@@ -58,8 +58,23 @@ class HydraSettings:
 @dataclass
 class _Batch:
     folder: Path
-    process: subprocess.Popen[bytes]
+    pid: int
+    born: float | None
     ids: list[str]
+    process: subprocess.Popen[bytes] | None = None
+    """None: an earlier controller started it."""
+
+    @property
+    def alive(self) -> bool:
+        if self.process is not None:
+            return self.process.poll() is None
+        return processes.is_alive(self.pid, self.born)
+
+    def end(self) -> None:
+        """Kill it with all it started."""
+        processes.kill_tree(self.pid, self.born, _tag(self.folder))
+        if self.process is not None:
+            self.process.wait()
 
 
 class HydraBatches(Executor):
@@ -72,13 +87,14 @@ class HydraBatches(Executor):
         self._jobs: dict[str, tuple[Path, int]] = {}
         self._final: dict[str, Status] = {}
         self._queue: list[str] = []
-        self._batch: _Batch | None = None
+        self._batches: dict[Path, _Batch] = {}
+        """Those that run, by folder: one of ours, or one or more that earlier controllers left."""
         self._count = 0
 
     def capacity(self, like: JobSpec | None = None) -> int:
         """Room in the batch that comes next; none as long as one runs."""
         self._drive(start=False)
-        return 0 if self._batch else max(0, self.settings.batch_size - len(self._queue))
+        return 0 if self._batches else max(0, self.settings.batch_size - len(self._queue))
 
     def submit(self, spec: JobSpec) -> Handle:
         """Into the next batch, which starts at the next `poll`."""
@@ -108,7 +124,8 @@ class HydraBatches(Executor):
         """A job that runs, has its result, or whose batch is still being worked on."""
         folder, attempt = Path(handle["folder"]), int(handle["attempt"])
         ours = is_held(folder) and read_lease(folder).get("attempt") == attempt
-        return ours or read_result(folder, attempt) is not None or self._in_live_batch(folder, attempt)
+        known = self._join_batch(folder, attempt, str(handle["id"]))
+        return ours or known or read_result(folder, attempt) is not None
 
     def cancel(self, handle: Handle, grace: float = 5.0) -> None:
         """See `Executor`."""
@@ -144,27 +161,30 @@ class HydraBatches(Executor):
     def close(self, *, kill: bool) -> None:
         """See `Executor`; the batch's process goes on for what runs, and starts nothing more once it is killed."""
         self._queue.clear()
-        if kill and self._batch:
-            batch, self._batch = self._batch, None
-            tag = _tag(batch.folder)
-            processes.kill_tree(batch.process.pid, processes.born(batch.process.pid), tag)
-            batch.process.wait()
-            live = [name for name in batch.ids if not self._status(name).over or is_held(self._jobs[name][0])]
-            for name in live:
+        if kill:
+            batches, self._batches = list(self._batches.values()), {}
+            names = [name for batch in batches for name in batch.ids if not self._status(name).over]
+            for batch in batches:
+                batch.end()
+            for name in names:
+                folder, attempt = self._jobs[name]
+                lease = read_lease(folder)
+                if lease.get("attempt") == attempt:  # what the job started and has left the batch's tree
+                    processes.kill_tree(0, None, str(lease.get("tag", "")))
+                self._say(name, "cancelled, and ended with its batch")
                 self._final.pop(name, None)
-            self._cancel(live, grace=0.5)
 
     # -- batches ----------------------------------------------------------------------------------------------------
 
     def _drive(self, *, start: bool) -> None:
-        if self._batch and self._batch.process.poll() is not None:
-            self._batch = None
-        if start and self._queue and self._batch is None:
+        self._batches = {folder: batch for folder, batch in self._batches.items() if batch.alive}
+        if start and self._queue and not self._batches:
             names, self._queue = (
                 self._queue[: self.settings.batch_size],
                 self._queue[self.settings.batch_size :],
             )
-            self._batch = self._begin(names)
+            batch = self._begin(names)
+            self._batches[batch.folder] = batch
 
     def _begin(self, names: list[str]) -> _Batch:
         folder = self._jobs[names[0]][0].parent / ".hydra_batches" / uuid.uuid4().hex[:12]
@@ -187,15 +207,24 @@ class HydraBatches(Executor):
                 stderr=log,
                 start_new_session=True,
             )
-        record = {"pid": process.pid, "born": processes.born(process.pid), "log": str(folder / "log.txt")}
+        born = processes.born(process.pid)
+        record = {"pid": process.pid, "born": born, "log": str(folder / "log.txt")}
         for name in names:
             path, attempt = self._jobs[name]
             write_atomic(path / BATCH, json.dumps({**record, "attempt": attempt}))
-        return _Batch(folder, process, names)
+        return _Batch(folder, process.pid, born, names, process)
 
-    def _in_live_batch(self, folder: Path, attempt: int) -> bool:
-        batch = read_json(folder / BATCH) or {}
-        return batch.get("attempt") == attempt and processes.is_alive(int(batch["pid"]), batch.get("born"))
+    def _join_batch(self, folder: Path, attempt: int, name: str) -> bool:
+        """Whether an earlier controller's batch still works on a job; the next batch then waits for that one."""
+        record = _live_batch(folder, attempt)
+        if record is None:
+            return False
+        where = Path(record["log"]).parent
+        batch = self._batches.setdefault(where, _Batch(where, int(record["pid"]), record.get("born"), []))
+        if name not in batch.ids:
+            batch.ids.append(name)
+        self._jobs.setdefault(name, (folder, attempt))
+        return True
 
     def _known(self, handle: Handle) -> str:
         name = str(handle["id"])
@@ -208,7 +237,7 @@ class HydraBatches(Executor):
         folder, attempt = self._jobs[name]
         if name in self._queue:
             return Status(State.PENDING, reason="waits for the next batch")
-        alive = self._in_live_batch(folder, attempt)  # asked first: a batch ends after its jobs' results
+        alive = _live_batch(folder, attempt) is not None  # asked first: a batch ends after its jobs' results
         status = status_of(folder, attempt)
         if status is None or (not status.over and not status.started):
             if alive or is_held(folder):
@@ -236,3 +265,10 @@ class HydraBatches(Executor):
 
 def _tag(folder: Path) -> str:
     return f"batch-{folder.name}"
+
+
+def _live_batch(folder: Path, attempt: int) -> dict[str, Any] | None:
+    """What a job's folder says of its batch, as long as that runs."""
+    record = read_json(folder / BATCH) or {}
+    ours = record.get("attempt") == attempt
+    return record if ours and processes.is_alive(int(record["pid"]), record.get("born")) else None

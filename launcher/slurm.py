@@ -86,8 +86,18 @@ class SlurmExecutor(ClusterExecutor[_Job]):
     def _make_room(self, spec: JobSpec) -> None:
         """Refuse a folder whose job is still queued; what is left in the queue of an attempt that ended is removed."""
         record = self._record(spec.folder)
-        job = _number(record) if record else ""
-        if record is None or not job:
+        if record is None:
+            return
+        if (
+            "job" not in record
+            and record["attempt"] == spec.attempt
+            and remote.told(spec.folder, spec.attempt)
+        ):
+            raise AlreadyRunningError(
+                f"{spec.folder} was submitted before, by an sbatch whose answer was lost"
+            )
+        job = _number(record)
+        if not job:
             return
         row = self.queue.look([job], now=True).get(job)
         if row is None or row.over:

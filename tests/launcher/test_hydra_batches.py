@@ -19,7 +19,8 @@ import yaml
 from jdx import ROOT
 from launcher.base import Executor, Kind, State
 from launcher.factory import build
-from launcher.hydra_batches import HydraBatches, HydraSettings
+from launcher.folder import ask_to_stop
+from launcher.hydra_batches import BATCH, HydraBatches, HydraSettings
 from launcher.settings import JobSettings
 from tests.launcher.kit import CONTROLLER, ExecutorKit
 
@@ -100,8 +101,46 @@ class TestBasicLauncher(ExecutorKit):
         assert len((tmp_path / "job" / "starts").read_text().split()) == 1
 
 
+def test_after_a_restart_the_next_batch_waits_for_the_adopted_one(tmp_path: Path) -> None:
+    kit = TestBasicLauncher()
+    first, second = HydraBatches(HydraSettings(batch_size=2)), HydraBatches(HydraSettings(batch_size=2))
+    try:
+        ours = [
+            first.submit(kit.spec(tmp_path / str(n), "styles", count=10_000, pause=0.05)) for n in range(2)
+        ]
+        kit.running(first, ours[0])
+        first.close(kill=False)
+        assert all(second.adopt(handle) for handle in ours)
+        assert second.capacity() == 0
+        late = second.submit(kit.spec(tmp_path / "late", "add", a=1, b=2))
+        for number in range(2):  # one after the other, as the basic launcher runs them
+            kit.running(second, ours[number])
+            assert second.poll([late])[late["id"]].state is State.PENDING
+            assert not (tmp_path / "late" / BATCH).exists()
+            ask_to_stop(tmp_path / str(number))
+            assert kit.end(second, ours[number]).code == 0
+        assert kit.end(second, late).code == 0
+    finally:
+        second.close(kill=True)
+
+
+def test_an_adopted_batch_can_be_killed(tmp_path: Path) -> None:
+    kit = TestBasicLauncher()
+    first, second = HydraBatches(HydraSettings(batch_size=2)), HydraBatches(HydraSettings(batch_size=2))
+    handles = [first.submit(kit.spec(tmp_path / str(n), "stubborn")) for n in range(2)]
+    kit.running(first, handles[0])
+    first.close(kill=False)
+    assert all(second.adopt(handle) for handle in handles)
+    second.close(kill=True)
+    kit.gone(tmp_path / "0")
+    statuses = second.poll(handles)
+    assert {status.kind for status in statuses.values()} == {Kind.CANCELLED}
+    assert not (tmp_path / "1" / "starts").exists()
+
+
 @pytest.mark.skipif(
-    find_spec("hydra_plugins.hydra_joblib_launcher") is None, reason="no joblib launcher here"
+    find_spec("hydra_plugins.hydra_joblib_launcher") is None,
+    reason="hydra-joblib-launcher is not installed (pip install 'jdx[dev]')",
 )
 class TestJoblibLauncher(ExecutorKit):
     factory = "tests.launcher.test_hydra_batches:parallel"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from launcher.base import AlreadyRunningError, Handle, JobSpec, Kind, State, Status
+from launcher.base import AlreadyRunningError, Handle, JobSpec, Kind, State, Status, UnreachableError
 from launcher.cluster_settings import SlurmSettings
-from launcher.folder import is_held, read_events, read_result
+from launcher.folder import ask_to_stop, is_held, read_events, read_result
 from launcher.slurm import SlurmExecutor
 from tests.launcher.kit import ExecutorKit
 from tests.servers.slurm import SlurmServer
@@ -82,6 +83,25 @@ def test_a_job_sent_back_by_an_administrator_goes_on_where_it_was(slurm: SlurmSe
     assert "back in the queue" in status.reason or status.reason == "BeginTime"
     slurm.release(handle["job"])
     assert until(executor, handle, lambda status: status.over).code == 0
+    assert starts(tmp_path / "job") == 2
+    assert styles_in(tmp_path / "job") == list(range(30))
+
+
+def test_a_job_sent_back_and_started_at_once_loses_nothing(slurm: SlurmServer, tmp_path: Path) -> None:
+    """In the second of its requeue the node refuses its credential, and Slurm ends it; in the next it runs."""
+    executor = make(tmp_path, 2)
+    spec = job(tmp_path / "job", "styles", count=30, pause=0.1)
+    handle = executor.submit(spec)
+    until(executor, handle, lambda _: len(styles_in(tmp_path / "job")) >= 3)
+    slurm.run("scontrol", "requeue", handle["job"])
+    slurm.wait(handle["job"], "PENDING")
+    slurm.run("scontrol", "update", f"jobid={handle['job']}", "starttime=now")
+    status = until(executor, handle, lambda status: status.over)
+    if status.state is State.PREEMPTED:
+        assert slurm.state(handle["job"]) == "FAILED"
+        handle = executor.submit(replace(spec, attempt=1))
+        status = until(executor, handle, lambda status: status.over)
+    assert status.code == 0
     assert starts(tmp_path / "job") == 2
     assert styles_in(tmp_path / "job") == list(range(30))
 
@@ -172,17 +192,31 @@ def test_a_silent_slurmctld_is_waited_for(
     slurm: SlurmServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("launcher.slurm_queue.UNREACHABLE", 2.0)
-    executor = make(tmp_path, 2)
-    handle = executor.submit(job(tmp_path / "job", "add", a=1, b=2, seconds=20.0))
-    wait_for_start(executor, handle)
+    executor = make(tmp_path, 4)
+    handle, sleeper = (
+        executor.submit(job(tmp_path / "job", "styles", count=10_000, pause=0.1)),
+        executor.submit(job(tmp_path / "sleeper", "sleep", seconds=1000.0)),
+    )
+    for one in (handle, sleeper):
+        wait_for_start(executor, one)
     slurm.stop_daemon("slurmctld")
     try:
-        status = executor.poll([handle])[handle["id"]]
-        assert status.state is State.RUNNING
+        assert executor.poll([handle])[handle["id"]].state is State.RUNNING
+        with pytest.raises(UnreachableError):
+            executor.submit(job(tmp_path / "later", "add", a=1, b=2))
+        second = make(tmp_path, 4)
+        assert second.adopt(handle)
         # The folder says how it ended, whatever Slurm is up to.
-        assert until(executor, handle, lambda status: status.over).code == 0
+        ask_to_stop(tmp_path / "job")
+        assert until(second, handle, lambda status: status.over).code == 0
+        back = threading.Timer(3.0, slurm.start_controller)
+        back.start()
+        executor.cancel(sleeper, grace=5.0)  # waits for it
+        back.join()
     finally:
-        slurm.start_controller()
+        if "slurmctld" not in slurm.processes:
+            slurm.start_controller()
+    assert executor.poll([sleeper])[sleeper["id"]].kind is Kind.CANCELLED
     later = executor.submit(job(tmp_path / "later", "add", a=1, b=2))
     assert until(executor, later, lambda status: status.over).code == 0
 

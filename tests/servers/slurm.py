@@ -271,8 +271,6 @@ class SlurmServer:
 @pytest.fixture(scope="session")
 def slurm_server() -> Iterator[SlurmServer]:
     """A running cluster shared by the tests of this process."""
-    if not os.environ.get("JDX_TEST_SLURM"):
-        pytest.skip("JDX_TEST_SLURM=1 runs the Slurm tests; two about requeued jobs still fail now and then")
     if reason := missing():
         pytest.skip(reason)
     with SlurmServer() as server:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from launcher.base import Handle, JobSpec, UnreachableError
+from launcher.gpu_pool import GpuPool
+from launcher.settings import PoolSettings
 from sweeps.controller import TooManyFailuresError
 from sweeps.ledger import PRUNED, REASON, RECORD
 from tests.sweeps.bench import Bench, states
@@ -92,6 +95,31 @@ def test_a_lost_gpu_is_not_the_points_fault(tmp_path: Path) -> None:
     controller, _ = bench.run()  # four failures, and only two retries are allowed
     assert states(controller) == {0: "COMPLETE", 1: "COMPLETE"}
     assert '"gpu_lost"' in (tmp_path / "jobs" / "0000" / "failures.jsonl").read_text()
+
+
+class Unreachable(GpuPool):
+    """A pool that cannot be reached each second time."""
+
+    asked = 0
+
+    def submit(self, spec: JobSpec) -> Handle:
+        self.asked += 1
+        if self.asked % 2:
+            raise UnreachableError("nobody answers")
+        return super().submit(spec)
+
+
+def test_a_cluster_that_is_away_is_tried_again_and_costs_no_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeps.controller.REST", 0.0)
+    bench = Bench(tmp_path)
+    executor = Unreachable(PoolSettings(leases=str(tmp_path / "leases"), cpu_slots=2, threads_per_job=1))
+    controller, done = bench.run(executor=executor)
+    assert done
+    assert set(states(controller).values()) == {"COMPLETE"}
+    assert bench.starts() == Counter({f"{n}.0": 1 for n in range(6)})
+    assert executor.asked == 12
 
 
 def test_repetitions_are_averaged(tmp_path: Path) -> None:
