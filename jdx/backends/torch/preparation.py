@@ -13,6 +13,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from jdx.backends.base import AdapterSpec, TrainJob
+from jdx.backends.owners import Owner
 from jdx.backends.samples import MOMENTS, Noising, Plan, Sample, Source, read_sources
 from jdx.backends.state_files import LossLog
 from jdx.backends.torch import memory, packs
@@ -26,7 +27,7 @@ from jdx.backends.torch.enhancer_part import EnhancerPart
 from jdx.backends.torch.models import Models
 from jdx.backends.torch.parts import Part
 from jdx.backends.torch.snapshots import AdapterState
-from jdx.backends.torch.stacked import Owner, inject
+from jdx.backends.torch.stacked import inject
 from jdx.backends.torch.step import Captions, losses_of
 from jdx.backends.torch.tokens import TokensPart
 from jdx.backends.windows import windows_of

@@ -16,17 +16,15 @@ whole buffer in one piece.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jdx import draws
 from jdx.backends.base import LoraSpec
+from jdx.backends.owners import Owner, drawn_a, layout_of, salt_of, targeted
 from jdx.backends.torch import dora
 from jdx.backends.torch.adapters import LoraPair
 from jdx.backends.torch.dropout import KeyedDropout
@@ -49,9 +47,8 @@ class StackedLinear(nn.Module):
     def __init__(self, base: nn.Linear, path: str, dropout: KeyedDropout | None):
         super().__init__()
         self.base = base
-        number = int.from_bytes(hashlib.sha256(path.encode()).digest()[:4], "little")
         # A tensor, since layers that differ in plain numbers only could not share one compilation.
-        self.salt = torch.tensor(number, device=base.weight.device)
+        self.salt = torch.tensor(salt_of(path), device=base.weight.device)
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,17 +93,6 @@ class Slot(NamedTuple):
     @property
     def d_out(self) -> int:
         return self.layer.base.out_features
-
-
-@dataclass(frozen=True)
-class Owner:
-    """Whose adapter a row of the stack is (style and seed name the draws of the first A), and how it learns."""
-
-    style: str
-    seed: int
-    spec: LoraSpec
-    lr: float = 0.0
-    weight_decay: float = 0.0
 
 
 class Stack(Part):
@@ -218,12 +204,7 @@ class Stack(Part):
 
     def layout(self, k: int) -> str:
         """A digest of style k's modules and shapes, to tell whether a saved vector fits."""
-        text = "\n".join(
-            f"{s.path} {s.d_in} {s.ranks[k]} {s.d_out}" + " dora" * s.dora[k]
-            for s in self.slots
-            if s.ranks[k]
-        )
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return layout_of((s.path, s.d_in, s.ranks[k], s.d_out, s.dora[k]) for s in self.slots)
 
     def remove(self) -> None:
         """Put the frozen layers back; the network is again the very object it was."""
@@ -252,11 +233,8 @@ class Stack(Part):
         owner = self.owners[k]
         for slot, squared in zip(self.slots, self._squares, strict=True):
             if r := slot.ranks[k]:
-                A = draws.normal((r, slot.d_in), owner.seed, owner.style, slot.path, "lora")
-                parts += [
-                    (torch.from_numpy(A).to(dtype) / r).T.reshape(-1),
-                    torch.zeros(r * slot.d_out, dtype=dtype),
-                ]
+                A = torch.from_numpy(drawn_a(owner, slot.path, r, slot.d_in)).to(dtype) / r
+                parts += [A.T.reshape(-1), torch.zeros(r * slot.d_out, dtype=dtype)]
             if slot.dora[k] and squared is not None:
                 parts.append(squared.sqrt().cpu())
         return torch.cat(parts) if parts else torch.zeros(0, dtype=dtype)
@@ -288,7 +266,7 @@ def inject(
     weight = next(network.parameters())
     slots = []
     for path, module in modules.items():
-        ranks = tuple(o.spec.rank if _targeted(path, o.spec.targets) else 0 for o in owners)
+        ranks = tuple(o.spec.rank if targeted(path, o.spec.targets) else 0 for o in owners)
         if isinstance(module, nn.Linear) and max(ranks):
             layer = StackedLinear(module, rename(path), dropout)
             above, _, name = path.rpartition(".")
@@ -301,10 +279,6 @@ def inject(
     return stack
 
 
-def _targeted(path: str, targets: Iterable[str]) -> bool:
-    return any(path == target or path.endswith("." + target) for target in targets)
-
-
 def target_faults(network: nn.Module, specs: Iterable[LoraSpec], name: str = "") -> list[Fault]:
     """Faults of the targets of specs whose rank is above 0; `name`, the network's, leads their keys."""
     modules = dict(network.named_modules())
@@ -314,7 +288,7 @@ def target_faults(network: nn.Module, specs: Iterable[LoraSpec], name: str = "")
 
 
 def _target_fault(key: str, modules: Mapping[str, nn.Module], target: str) -> Fault | None:
-    hits = [path for path in modules if _targeted(path, [target])]
+    hits = [path for path in modules if targeted(path, [target])]
     if not hits:
         return Fault(
             key, target, f"no module's path ends so; linear layers here: {', '.join(_suffixes(modules))}"

@@ -11,9 +11,10 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from jdx.backends.base import LoraSpec
+from jdx.backends.owners import Owner
 from jdx.backends.torch import dora
 from jdx.backends.torch.dropout import KeyedDropout
-from jdx.backends.torch.stacked import Owner, Stack, StackedLinear, inject
+from jdx.backends.torch.stacked import Stack, StackedLinear, inject
 from jdx.errors import ConfigError
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")

@@ -6,8 +6,7 @@ Jittor's own `load_state_dict` passes over missing, unknown and wrongly shaped e
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,8 @@ OLD_NAMES = ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), 
 """Attention weights of autoencoders as diffusers called them before 0.15; the published Stable Diffusions do."""
 IGNORED = re.compile(r"(^|\.)position_ids$")
 """Buffers that old versions of transformers wrote: 0, 1, 2, ..., no weights."""
+KINDS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32}
+"""Types of numbers in safetensors' words."""
 SHOWN = 8
 """Names of one kind listed in full; the rest are counted."""
 
@@ -35,18 +36,20 @@ class Book:
     shapes: dict[str, tuple[int, ...]]
     files: dict[str, tuple[Path, str]]  # where a tensor is: the file, and its name there
     dtype: str
-    faults: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    misshapen: list[str] = field(default_factory=list)
     taken: set[str] = field(default_factory=set)
     modules: dict[str, Any] = field(default_factory=dict)  # what was built, by path, in the order of building
     opened: dict[Path, Any] = field(default_factory=dict)
+    widened: dict[Path, dict[str, np.ndarray[Any, Any]]] = field(default_factory=dict)  # files in bfloat16
 
     def take(self, name: str, shape: tuple[int, ...]) -> jt.Var:
         """The tensor in `dtype`; where it cannot be had, a fault is noted and zeros stand for it."""
         self.taken.add(name)
         if name not in self.shapes:
-            self.faults.append(f"{name} is missing")
+            self.missing.append(f"{name} is missing")
         elif self.shapes[name] != shape and not _squeezed(self.shapes[name], shape):
-            self.faults.append(f"{name} has the shape {self.shapes[name]}, config.json asks for {shape}")
+            self.misshapen.append(f"{name} has the shape {self.shapes[name]}, config.json asks for {shape}")
         else:
             return frozen(self._read(name).reshape(shape), self.dtype)
         return jt.zeros(shape)
@@ -57,8 +60,13 @@ class Book:
             self.opened[file] = safe_open(str(file), framework="numpy")
         try:
             return np.asarray(self.opened[file].get_tensor(key))
-        except TypeError:  # NumPy has no bfloat16
-            return _widened(file)[key]
+        except TypeError:  # bfloat16
+            return self._wide(file)[key]
+
+    def _wide(self, file: Path) -> dict[str, np.ndarray[Any, Any]]:
+        if file not in self.widened:
+            self.widened[file] = arrays(file)
+        return self.widened[file]
 
     def close(self, what: Path) -> None:
         """Say everything that did not fit.
@@ -66,10 +74,12 @@ class Book:
         Raises: BackendError.
         """
         self.opened.clear()
+        self.widened.clear()
         unknown = [
             f"{name} is not a weight of this network" for name in self.shapes if name not in self.taken
         ]
-        if faults := _shortened([*self.faults, *unknown]):
+        faults = [fault for some in (self.missing, self.misshapen, unknown) for fault in _shortened(some)]
+        if faults:
             listed = "\n".join(f"  - {fault}" for fault in faults)
             raise BackendError(f"{what} does not hold the network of its config.json:\n{listed}")
 
@@ -147,23 +157,22 @@ def _squeezed(is_: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     return is_ == (*wanted, 1, 1)
 
 
-def _widened(file: Path) -> Mapping[str, np.ndarray[Any, Any]]:
-    """A file's tensors with those in bfloat16 as float32: their bits are a float32's upper half."""
+def arrays(file: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """All tensors of a safetensors file; NumPy has no bfloat16, whose bits are a float32's upper half."""
     found = {}
     for name, about in safetensors.deserialize(file.read_bytes()):  # type: ignore[no-untyped-call]
-        if about["dtype"] == "BF16":
+        shape, kind = about["shape"], about["dtype"]
+        if kind == "BF16":
             bits = np.frombuffer(about["data"], np.uint16).astype(np.uint32) << 16
-            found[name] = bits.view(np.float32).reshape(about["shape"])
+            found[name] = bits.view(np.float32).reshape(shape)
+        elif kind in KINDS:
+            found[name] = np.frombuffer(about["data"], KINDS[kind]).reshape(shape)
+        else:
+            raise BackendError(f"{file}: {name} is in {kind}; read are: {', '.join([*KINDS, 'BF16'])}")
     return found
 
 
-def _shortened(faults: Iterable[str]) -> list[str]:
+def _shortened(faults: Sequence[str]) -> list[str]:
     """At most SHOWN faults of one kind: another model's file would list hundreds."""
-    shown: Counter[str] = Counter()
-    kept = []
-    for fault in faults:
-        kind = " ".join(fault.split()[1:3])
-        shown[kind] += 1
-        if shown[kind] <= SHOWN:
-            kept.append(fault)
-    return kept + [f"... and {n - SHOWN} more of the last kind" for n in shown.values() if n > SHOWN]
+    more = len(faults) - SHOWN
+    return list(faults) if more <= 0 else [*faults[:SHOWN], f"... and {more} more of this kind"]
