@@ -51,10 +51,11 @@ class Book:
         elif self.shapes[name] != shape and not _squeezed(self.shapes[name], shape):
             self.misshapen.append(f"{name} has the shape {self.shapes[name]}, config.json asks for {shape}")
         else:
-            return frozen(self._read(name).reshape(shape), self.dtype)
+            return frozen(self.read(name).reshape(shape), self.dtype)
         return jt.zeros(shape)
 
-    def _read(self, name: str) -> np.ndarray[Any, Any]:
+    def read(self, name: str) -> np.ndarray[Any, Any]:
+        """A tensor as it is on disk."""
         file, key = self.files[name]
         if file not in self.opened:
             self.opened[file] = safe_open(str(file), framework="numpy")
