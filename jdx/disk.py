@@ -37,7 +37,7 @@ def told(folders: Mapping[str, Path]) -> Iterator[None]:
 
 def _sentence(error: OSError, folders: Mapping[str, Path]) -> str:
     where = f": {error.filename}" if error.filename else ""
-    places = "; ".join(f"{name} {path} ({_free(path)})" for name, path in folders.items())
+    places = "; ".join(f"{name} {path} ({free(path)})" for name, path in folders.items())
     remedy = "make room" if error.errno in FULL else "mend it"
     return (
         f"{os.strerror(error.errno or 0)}{where}\n  {places}\n"
@@ -46,7 +46,8 @@ def _sentence(error: OSError, folders: Mapping[str, Path]) -> str:
     )
 
 
-def _free(path: Path) -> str:
+def free(path: Path) -> str:
+    """Room on the disk of a path, or of the nearest folder above it that exists, in words."""
     there = next((one for one in (path, *path.parents) if one.exists()), Path("/"))
     try:
         return f"{shutil.disk_usage(there).free / 2**30:.2f} GiB free"

@@ -45,6 +45,7 @@ DEFAULTS: dict[str, Any] = {
     "timeout": None,
     "study_name": None,
     "storage": None,
+    "storage_engine": {},
     "storage_patience": 600.0,
     "warm_start": [],
     "not_content": ["launcher"],

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import optuna
-from hydra.utils import get_class
+from hydra.errors import InstantiationException
+from hydra.utils import get_class, instantiate
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
@@ -38,6 +40,8 @@ LISTED = frozenset({SAMPLERS["grid"], SAMPLERS["brute_force"]})
 """These choose nothing: every point there is, once (`sweeps.plan`)."""
 OWN_KEYS = frozenset({"grid_when_finite", "_partial_", "_recursive_", "_convert_"})
 """Keys of a sampler's group that are not its constructor's."""
+AUTO = {"n_startup_trials": 10, "n_ei_candidates": 24, "multivariate": True, "constant_liar": True}
+"""What conf/hydra/sweeper/sampler/auto.yaml sets for TPE."""
 
 
 def target_of(spec: Any, names: Mapping[str, str], key: str) -> str:
@@ -50,17 +54,26 @@ def target_of(spec: Any, names: Mapping[str, str], key: str) -> str:
 
 
 def build(spec: Any, names: Mapping[str, str], key: str) -> Any:
-    """A sampler or pruner from {_target_, settings...} or a name. Raises: ConfigError."""
+    """A sampler or pruner from {_target_, settings...} or a name; settings may be such themselves. Raises: ConfigError."""
     target = target_of(spec, names, key)
-    settings = {str(k): v for k, v in spec.items() if k != "_target_"} if isinstance(spec, Mapping) else {}
-    settings = {k: v for k, v in settings.items() if k not in OWN_KEYS}
-    nulls = {k for k, v in settings.items() if v is None}
+    given = {str(k): v for k, v in spec.items() if k != "_target_"} if isinstance(spec, Mapping) else {}
+    settings = {k: v for k, v in given.items() if k not in OWN_KEYS and v is not None}
     try:
+        known = set(inspect.signature(get_class(target)).parameters)
+        if "grid_when_finite" in given:  # a class of one's own, merged over the settings of `auto`
+            settings = {k: v for k, v in settings.items() if k in known or AUTO.get(k) != v}
+        unknown = sorted(settings.keys() - known)
+        if unknown:
+            remedy = f"{target} has no such setting; it has {', '.join(sorted(known))}"
+            raise ConfigError([Fault(f"{key}.{k}", repr(settings[k]), remedy) for k in unknown], what="sweep")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            return get_class(target)(**{k: v for k, v in settings.items() if k not in nulls})
+            return instantiate({"_target_": target, "_convert_": "all", **settings})
+    except ConfigError:
+        raise
     except Exception as error:  # each class has its own kinds for a wrong number or a missing package
-        text = f"{str(error) or type(error).__name__}; valid names are {', '.join(names)}"
+        reason = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+        text = f"{str(reason) or type(reason).__name__}; valid names are {', '.join(names)}"
         raise ConfigError([Fault(key, f"{target}({settings})", text)]) from None
 
 

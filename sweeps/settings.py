@@ -13,10 +13,15 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from jdx.errors import ConfigError, Fault
+from sweeps.upstream import Translation
 
 Count = Annotated[int, Field(ge=1)]
 Directions = (
     Literal["minimize", "maximize"] | Annotated[list[Literal["minimize", "maximize"]], Field(min_length=1)]
+)
+MISSING_DIRECTION = (
+    "missing: maximize, minimize, or one for each objective "
+    "(hydra-optuna-sweeper takes minimize where nothing is said)"
 )
 RESERVED = {"_target_", "_recursive_", "_convert_", "_partial_"}
 
@@ -29,6 +34,9 @@ class Settings:
     direction: Directions  # one, or one per objective
     pruner: Any = None  # {_target_: class, ...}, a name, or null: every trial runs to its end
     storage: str | None = None  # URL of a database; null = SQLite in the sweep's folder
+    storage_engine: dict[str, Any] = Field(
+        default_factory=dict
+    )  # further arguments of SQLAlchemy's create_engine
     study_name: str | None = None  # null = from what is searched, so that the same command goes on
     n_trials: Count | None = None  # null = the whole grid, or 20
     n_jobs: Count | None = None  # at once; null = as many as the launcher has room for
@@ -54,13 +62,11 @@ class Settings:
 
 def build_settings(given: Mapping[str, Any]) -> Settings:
     """Check the sweeper's settings. Raises: ConfigError with every fault."""
-    settings = {key: _plain(value) for key, value in given.items() if key not in RESERVED}
-    faults = []
+    translation = Translation(plain_settings(given))
+    settings, faults = translation.settings, translation.faults
     if settings.get("direction") in (None, "???", []):
         settings["direction"] = "maximize"
-        faults.append(
-            Fault("hydra.sweeper.direction", "", "missing: maximize, minimize, or one for each objective")
-        )
+        faults.append(Fault("hydra.sweeper.direction", "", MISSING_DIRECTION))
     try:
         built: Settings = TypeAdapter(Settings).validate_json(json.dumps(settings, default=str))
     except ValidationError as error:
@@ -70,6 +76,11 @@ def build_settings(given: Mapping[str, Any]) -> Settings:
     if faults:
         raise ConfigError(faults, what="sweep")
     return built
+
+
+def plain_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Hydra's containers as plain ones, without its own keys."""
+    return {str(key): _plain(value) for key, value in given.items() if key not in RESERVED}
 
 
 def _plain(value: Any) -> Any:
@@ -104,12 +115,8 @@ def _stops(pruner: Any) -> bool:
 def contradictions(settings: Settings) -> list[Fault]:
     """Faults that need two settings to see."""
     faults = []
-    several = len(settings.directions) > 1
-    if several and settings.pruner not in (None, "none"):
-        remedy = "trials with several objectives cannot be stopped early; hydra/sweeper/pruner=none"
-        faults.append(Fault("hydra.sweeper.pruner", str(settings.pruner), remedy))
     named = settings.objectives != ["value"]
-    if not several and _stops(settings.pruner) and (named or settings.directions != ["maximize"]):
+    if _stops(settings.pruner) and (named or settings.directions != ["maximize"]):
         remedy = (
             "trials are stopped by the scores of their styles, of which more is better: direction=maximize and "
             "objectives=[value], or hydra/sweeper/pruner=none"

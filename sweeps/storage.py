@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import logging
+import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from shutil import disk_usage
 from typing import Any
 from urllib.parse import quote
 
@@ -15,6 +17,7 @@ import sqlalchemy.exc
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 
+from jdx import disk
 from jdx.errors import BackendError
 
 log = logging.getLogger(__name__)
@@ -26,6 +29,10 @@ FIRST_WAIT, LONGEST_WAIT = 0.1, 10.0
 BUSY_TIMEOUT = 20.0
 """Seconds for which SQLite itself waits for another program's lock."""
 STUDY_FILE = "study.db"
+ROOM = 1 << 20
+"""Bytes that a study's journal may take; a disk with less is full."""
+DISK_FULL = "53100"
+"""PostgreSQL's code."""
 GONE = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.InternalError)
 """What an absent, locked or restarting database raises; it may be there again in a moment."""
 
@@ -34,11 +41,20 @@ class StorageGoneError(BackendError):
     """The study's storage stayed away longer than `PATIENCE`. Running jobs are not harmed by it."""
 
 
-class Patience:
-    """Repeats a call to the storage until it is answered, and says so once."""
+class DamagedError(BackendError):
+    """The study's SQLite file is no database any more: nothing is written to it."""
 
-    def __init__(self, seconds: float = PATIENCE, name: str = "the study's storage"):
-        self.seconds, self.name = seconds, name
+
+class Patience:
+    """Repeats a call to the storage until it is answered, and says so once.
+
+    A full disk is waited for without an end, as everywhere in a sweep: it takes somebody to make room.
+    """
+
+    def __init__(
+        self, seconds: float = PATIENCE, name: str = "the study's storage", place: Path | None = None
+    ):
+        self.seconds, self.name, self.place = seconds, name, place
         self.away_since: float | None = None
         self.give_up: Callable[[], bool] = lambda: False
         """Asked between two tries; True ends the waiting (somebody pressed Ctrl-C twice)."""
@@ -50,6 +66,8 @@ class Patience:
             try:
                 result = call()
             except Exception as error:
+                if is_damaged(error):
+                    raise DamagedError(self._damaged(error)) from error
                 if not is_gone(error):
                     if tried and again is not None:
                         return again(error)
@@ -63,15 +81,35 @@ class Patience:
             return result
 
     def _bear(self, error: Exception, so_far: float) -> None:
-        why = str(error.__cause__ or error).splitlines()[0]
-        if so_far > self.seconds or self.give_up():
+        why, full = _why(error), is_full(error) or (is_blocked(error) and self._no_room())
+        if (so_far > self.seconds and not full) or self.give_up():
             raise StorageGoneError(
-                f"{self.name} cannot be reached for {so_far:.0f} s: {why}\n"
+                f"{self.name} cannot be {'written' if full else 'reached'} for {so_far:.0f} s: {why}\n"
                 "Jobs that run go on and their results are kept in the sweep's folder; the same command takes them up."
             ) from error
         if self.away_since is None:
             self.away_since = time.monotonic()
-            log.warning("%s cannot be reached (%s): trying for %.0f s", self.name, why, self.seconds)
+            if full:
+                room = f"{self.place}: {disk.free(self.place)}" if self.place else why
+                log.warning("the disk of %s is full (%s): it goes on when there is room", self.name, room)
+            else:
+                log.warning("%s cannot be reached (%s): trying for %.0f s", self.name, why, self.seconds)
+
+    def _no_room(self) -> bool:
+        return (
+            self.place is not None
+            and self.place.parent.is_dir()
+            and disk_usage(self.place.parent).free < ROOM
+        )
+
+    def _damaged(self, error: Exception) -> str:
+        file = self.place or self.name
+        return (
+            f"{file} is damaged ({_why(error)}); nothing was written to it.\n"
+            f"Put a copy of it back, or repair it (sqlite3 {STUDY_FILE} .recover | sqlite3 whole.db, and whole.db in "
+            f"its place). Else move it away and begin anew from the finished runs, hydra.sweeper.warm_start=[RUN,...]: "
+            "their folders are as they were."
+        )
 
     def _back(self) -> None:
         if self.away_since is not None:
@@ -81,9 +119,41 @@ class Patience:
 
 def is_gone(error: BaseException) -> bool:
     """Whether an error says that the database is away for now, and not that the request was wrong."""
-    if isinstance(error, StorageInternalError):
-        return isinstance(error.__cause__, GONE)
-    return isinstance(error, GONE)
+    return isinstance(_of_database(error), GONE)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether the disk below the database has no room: SQLite's own word for it, or PostgreSQL's."""
+    told = _of_database(error)
+    return _sqlite_code(told) == sqlite3.SQLITE_FULL or getattr(_orig(told), "sqlstate", None) == DISK_FULL
+
+
+def is_blocked(error: BaseException) -> bool:
+    """Whether SQLite could not open or write a file, which is also what it says when its journal finds no room."""
+    return _sqlite_code(_of_database(error)) in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR}
+
+
+def is_damaged(error: BaseException) -> bool:
+    """Whether SQLite found something else in its file than it had written."""
+    return _sqlite_code(_of_database(error)) in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def _of_database(error: BaseException) -> BaseException | None:
+    """The driver's error as SQLAlchemy tells it; Optuna wraps some of them."""
+    return error.__cause__ if isinstance(error, StorageInternalError) else error
+
+
+def _orig(error: BaseException | None) -> Any:
+    return getattr(error, "orig", None)
+
+
+def _sqlite_code(error: BaseException | None) -> int | None:
+    code = getattr(_orig(error), "sqlite_errorcode", None)
+    return None if code is None else int(code) & 0xFF  # the rest of it tells where
+
+
+def _why(error: BaseException) -> str:
+    return str(_orig(_of_database(error)) or error.__cause__ or error).splitlines()[0]
 
 
 def _finished_before(error: Exception) -> bool:
@@ -121,11 +191,16 @@ def sqlite_url(path: Path, *, create: bool) -> str:
     return url.render_as_string(hide_password=False)
 
 
-def open_storage(url: str | None, folder: Path, patience: Patience | None = None) -> BaseStorage:
-    """The storage of a sweep: `url`, or SQLite in its folder. Raises: StorageGoneError, ValueError (a bad URL)."""
+def open_storage(
+    url: str | None, folder: Path, patience: Patience | None = None, engine: Mapping[str, Any] | None = None
+) -> BaseStorage:
+    """The storage of a sweep: `url`, or SQLite in its folder; engine: further arguments of SQLAlchemy's create_engine.
+
+    Raises: StorageGoneError, DamagedError, ValueError (a bad URL).
+    """
     patience = patience or Patience()
     if url is None:
-        path = folder / STUDY_FILE
+        path = patience.place = folder / STUDY_FILE
         if not path.exists():
             patience(lambda: RDBStorage(sqlite_url(path, create=True)))
         url = sqlite_url(path, create=False)
@@ -133,8 +208,9 @@ def open_storage(url: str | None, folder: Path, patience: Patience | None = None
         patience.name = (
             f"the study's storage {sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)}"
         )
-    options: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT}} if url.startswith("sqlite") else {}
-    options["pool_pre_ping"] = True
+    options = {"pool_pre_ping": True, **(engine or {})}
+    if url.startswith("sqlite"):
+        options["connect_args"] = {"timeout": BUSY_TIMEOUT} | dict(options.get("connect_args", {}))
     inner = patience(lambda: _open(_driver(url), options))
     return patient(inner, patience)
 

@@ -23,6 +23,7 @@ from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.exceptions import ExperimentalWarning
 
+from jdx.disk import told
 from jdx.errors import BackendError, ConfigError, Fault
 from launcher.base import JobSpec
 from launcher.factory import Launch, LauncherSettingsError
@@ -38,9 +39,10 @@ from sweeps.plan import PlanSampler, every_point
 from sweeps.results import Report, write_report
 from sweeps.samplers import LISTED, SAMPLERS, make_pruner, make_sampler, target_of
 from sweeps.scores import mode_of
-from sweeps.settings import Settings, build_settings
+from sweeps.settings import Settings, build_settings, plain_settings
 from sweeps.space import Space, Value, parse_space
 from sweeps.storage import Patience, open_storage
+from sweeps.upstream import DIRECTION, Translation
 from sweeps.view import make_view
 
 log = logging.getLogger(__name__)
@@ -64,6 +66,7 @@ class Setting:
     composer: Composer
     task: Mapping[str, str]
     launch: Launch
+    notes: Sequence[str] = ()  # what was read otherwise than it was written
 
     @property
     def n_trials(self) -> int:
@@ -135,7 +138,7 @@ def sweep(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     setting = prepare(given, arguments, context, task_function, config)
     warnings.filterwarnings("ignore", category=ExperimentalWarning)
-    with _alone(setting.folder):
+    with _alone(setting.folder), told({"sweep": setting.folder}):
         return _sweep(setting)
 
 
@@ -171,7 +174,17 @@ def prepare(
     folder = Path(str(config.hydra.sweep.dir)).absolute()
     composer = Composer(context.config_loader, config, space.fixed)
     task = task_of(task_function)
-    return Setting(settings, space, points, content, name, folder, config, composer, task, launch)
+    notes = _notes(given, settings, config)
+    return Setting(settings, space, points, content, name, folder, config, composer, task, launch, notes)
+
+
+def _notes(given: Mapping[str, Any], settings: Settings, config: DictConfig) -> list[str]:
+    """What was read otherwise than it was written, for settings that were written for hydra-optuna-sweeper."""
+    translation = Translation(plain_settings(given))
+    typed = OmegaConf.select(config, "hydra.overrides.hydra") or []
+    silent = not any(str(word).startswith("hydra.sweeper.direction=") for word in typed)
+    unsaid = translation.is_foreign and silent and settings.directions == ["maximize"]
+    return [*translation.notes, *([DIRECTION] if unsaid else [])]
 
 
 def _points(settings: Settings, space: Space, config: DictConfig) -> list[dict[str, Value]] | None:
@@ -252,7 +265,8 @@ def _sweep(setting: Setting) -> Report:
     settings, folder = setting.settings, setting.folder
     _check_folder(setting)
     _write_head(setting)
-    storage = open_storage(settings.storage, folder, patience := Patience(settings.storage_patience))
+    patience = Patience(settings.storage_patience)
+    storage = open_storage(settings.storage, folder, patience, settings.storage_engine)
     study = open_study(
         setting.name,
         storage,
@@ -361,6 +375,8 @@ def _write_head(setting: Setting) -> None:
 
 
 def _say_hello(setting: Setting, ledger: Ledger, say: Any) -> None:
+    for note in setting.notes:
+        say(note)
     finished, failed = ledger.tally()
     what = f"{setting.n_trials} trials over {', '.join(setting.space.dimensions) or setting.space.hook_name}"
     say(f"{what}; folder {setting.folder}")

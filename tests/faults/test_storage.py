@@ -6,7 +6,9 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,11 +16,12 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 
 from jdx.errors import ConfigError
 from sweeps import storage
 from sweeps.ledger import owner_name
-from sweeps.storage import STUDY_FILE, Patience, StorageGoneError, open_storage
+from sweeps.storage import STUDY_FILE, DamagedError, Patience, StorageGoneError, open_storage
 from sweeps.sweeper import _alone
 from tests.faults.test_controller_dies import start
 from tests.sweeps.bench import Bench, states
@@ -130,7 +133,7 @@ def test_a_full_disk_pauses_the_sweep_and_ruins_nothing(
 ) -> None:
     monkeypatch.setattr("sweeps.controller.REST", 1.0)
     bench = Bench(
-        small_disk, payload={"seconds": 0.1}, pool={"leases": str(tmp_path / "leases")}, patience=60.0
+        small_disk, payload={"seconds": 0.1}, pool={"leases": str(tmp_path / "leases")}, patience=0.5
     )
     bench.ledger()
     fill = small_disk / "fill"
@@ -149,6 +152,79 @@ def test_a_full_disk_pauses_the_sweep_and_ruins_nothing(
     assert done
     assert states(controller) == dict.fromkeys(range(6), "COMPLETE")
     optuna.load_study(study_name="study", storage=open_storage(None, small_disk))
+
+
+def test_a_full_disk_is_waited_for_longer_than_an_absent_storage(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SQLite's own error: the file may not grow. It is told once, and waited for beyond `storage_patience`."""
+    engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path / STUDY_FILE}")
+    tries = list[float]()
+    with engine.connect() as connection:
+        connection.exec_driver_sql("CREATE TABLE t (x BLOB)")
+        connection.exec_driver_sql("PRAGMA max_page_count=4")
+
+        def write() -> str:
+            tries.append(time.monotonic())
+            if tries[-1] - tries[0] > 1.0:
+                connection.exec_driver_sql("PRAGMA max_page_count=400")
+            connection.exec_driver_sql("INSERT INTO t VALUES (zeroblob(100000))")
+            return "written"
+
+        patience = Patience(0.2, place=tmp_path / STUDY_FILE)
+        assert patience(write) == "written"
+        assert len(tries) > 2
+        (full, back) = [record.getMessage() for record in caplog.records]
+        assert "is full" in full
+        assert "GiB free" in full
+        assert "back after" in back
+        connection.exec_driver_sql("PRAGMA max_page_count=1")
+        patience.give_up = lambda: True  # Ctrl-C twice
+        with pytest.raises(StorageGoneError, match="the same command takes them up"):
+            patience(lambda: connection.exec_driver_sql("INSERT INTO t VALUES (zeroblob(9000000))"))
+
+
+@pytest.mark.parametrize("damage", ["torn", "foreign", "inside"])
+def test_a_damaged_study_is_told_and_left_as_it_is(tmp_path: Path, damage: str) -> None:
+    bench = Bench(tmp_path, words=["x=0,1"])
+    bench.run()
+    file = tmp_path / STUDY_FILE
+    whole = file.read_bytes()
+    harm = {
+        "torn": whole[: len(whole) // 2],
+        "foreign": b"<html>" + whole[6:],
+        "inside": whole[:4096] + b"\xff" * (len(whole) - 8192) + whole[-4096:],
+    }
+    file.write_bytes(harm[damage])
+    with pytest.raises(DamagedError, match=r"study\.db is damaged[\s\S]*warm_start"):
+        bench.run()
+    assert file.read_bytes() == harm[damage]
+    file.write_bytes(whole)
+    controller, done = bench.run()
+    assert done
+    assert len(states(controller)) == 2
+
+
+def test_a_writer_killed_in_a_transaction_ruins_nothing(tmp_path: Path) -> None:
+    """Half of its pages are in the file; SQLite's journal beside it undoes them."""
+    bench = Bench(tmp_path, words=["x=0,1,2"])
+    controller, _ = bench.run()
+    before = controller.ledger.trials()
+    code = (
+        "import os, signal, sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "for word in ('PRAGMA cache_size=1', 'BEGIN', 'DELETE FROM trial_params', 'DELETE FROM trial_values',\n"
+        "             'DELETE FROM trials', 'CREATE TABLE junk AS SELECT zeroblob(500000) AS x'): c.execute(word)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    file = tmp_path / STUDY_FILE
+    whole = file.read_bytes()
+    subprocess.run([sys.executable, "-c", code, str(file)], check=False)
+    assert file.read_bytes() != whole
+    assert file.with_name(f"{STUDY_FILE}-journal").exists()
+    again, done = bench.run()
+    assert done
+    assert [(t.params, t.values) for t in again.ledger.trials()] == [(t.params, t.values) for t in before]
+    assert sum(bench.starts().values()) == 3
 
 
 def test_two_controllers_share_a_study_on_a_server(tmp_path: Path, postgres_url: str) -> None:

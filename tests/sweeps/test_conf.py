@@ -38,13 +38,13 @@ def names(folder: str) -> list[str]:
 @pytest.mark.parametrize("name", names("sampler"))
 def test_samplers_are_what_they_are_called(name: str) -> None:
     settings = sweeper(f"hydra/sweeper/sampler={name}", "hydra.sweeper.n_trials=3")
-    assert settings.sampler["_target_"] == SAMPLERS["tpe" if name == "auto" else name]
+    assert settings.sampler["_target_"] == SAMPLERS["tpe" if name in {"auto", "motpe"} else name]
     if name != "grid":  # ours
         assert isinstance(make_sampler(settings.sampler), optuna.samplers.BaseSampler)
 
 
 def test_all_samplers_and_pruners_have_a_file() -> None:
-    assert set(names("sampler")) == {*SAMPLERS, "auto"}
+    assert set(names("sampler")) == {*SAMPLERS, "auto", "motpe"}
     assert set(names("pruner")) | {"percentile", "threshold"} == set(PRUNERS)
 
 

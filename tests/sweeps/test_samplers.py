@@ -31,11 +31,17 @@ def test_every_sampler_chooses(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", ["tpo", {"_target_": "nowhere.Sampler"}, {"_target_": "optuna.samplers.TPESampler", "sed": 1}, 5]
+    "spec",
+    ["tpo", {"_target_": "nowhere.Sampler"}, {"_target_": "optuna.samplers.TPESampler", "seed": "x"}, 5],
 )
 def test_wrong_samplers_are_told_with_the_valid_ones(spec: Any) -> None:
     with pytest.raises(ConfigError, match="cmaes"):
         make_sampler(spec)
+
+
+def test_a_misspelt_setting_is_told_with_the_valid_ones() -> None:
+    with pytest.raises(ConfigError, match=r"sampler\.sed = 1\n +[\s\S]*n_startup_trials, prior_weight, seed"):
+        make_sampler({"_target_": "optuna.samplers.TPESampler", "sed": 1})
 
 
 def test_pruners() -> None:
