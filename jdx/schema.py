@@ -391,7 +391,7 @@ class Tracker:
 class Backend:
     """What computes, and on which device. Nothing here may change a result beyond rounding, except dtype."""
 
-    name: Literal["torch", "jittor"]
+    name: Literal["torch", "jittor", "jdiffusion"]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     # Several devices: each makes a share of the styles. auto = all GPUs that are visible, if device is auto
     devices: Literal["auto"] | list[Annotated[str, Field(pattern=r"^(cpu|cuda:\d+)$")]] = "auto"

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from jdx.backends.jittor.limits import config_faults as jittor_faults
+from jdx.backends.jittor.limits import config_faults as limit_faults
 from jdx.errors import ConfigError, Fault
 from jdx.methods.schedule import PREFIX_SAFE
 from jdx.prompt_faults import prompt_faults
@@ -171,8 +171,8 @@ def _device_faults(trial: TrialConfig) -> list[Fault]:
 def _backend_faults(trial: TrialConfig) -> list[Fault]:
     """Settings that the chosen backend does not know, or cannot serve."""
     backend = trial.backend
-    if backend.name == "jittor":
-        return jittor_faults(trial)
+    if backend.name != "torch":
+        return limit_faults(trial)
     return [
         Fault(f"backend.{name}", value, f"has no effect with backend={backend.name}: null")
         for name, value in (("python", backend.python), ("home", backend.home))

@@ -32,7 +32,14 @@ def _jittor(*, timeout: float, **place: Any) -> Backend:
     return JittorBackend(Place(**place), timeout)
 
 
-BACKENDS: dict[str, Callable[..., Backend]] = {"torch": _torch, "jittor": _jittor}
+def _jdiffusion(*, timeout: float, **place: Any) -> Backend:
+    from jdx.backends.jittor.environment import Place
+    from jdx.backends.jittor.jdiffusion.backend import JDiffusionBackend
+
+    return JDiffusionBackend(Place(**place), timeout)
+
+
+BACKENDS: dict[str, Callable[..., Backend]] = {"torch": _torch, "jittor": _jittor, "jdiffusion": _jdiffusion}
 
 
 def settings_of(config: schema.TrialConfig, device: str) -> dict[str, Any]:

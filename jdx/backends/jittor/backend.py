@@ -23,7 +23,7 @@ from jdx.backends.base import (
     TrainOutcome,
 )
 from jdx.backends.jittor.environment import Environment, Place
-from jdx.backends.jittor.interpreter import JITTOR, Interpreter, probe
+from jdx.backends.jittor.interpreter import JITTOR, Interpreter
 from jdx.backends.jittor.process import Hearing, Patience, Worker
 from jdx.backends.jittor.protocol import NOISE, write_job
 from jdx.errors import Fault
@@ -42,13 +42,17 @@ class JittorBackend(Backend):
 
     name = "jittor"
     dtype = "float32"
+    jobs = "jdx.backends.jittor.worker.jobs"
 
     def __init__(self, place: Place, timeout: float = 1800.0):
-        self.environment = Environment(place)
+        self.environment = self._environment(place)
         self._patience = Patience(place.compile_limit, timeout)
         self._worker: Worker | None = None
         self._found: Interpreter | None = None
         self._orders = 0
+
+    def _environment(self, place: Place) -> Environment:
+        return Environment(place)
 
     def setup_faults(self) -> list[Fault]:
         """What is wrong with the interpreter, the compiler or CUDA."""
@@ -71,7 +75,7 @@ class JittorBackend(Backend):
     def _versions(self) -> dict[str, str]:
         """Versions in the interpreter, or nothing before it is made."""
         if self._found is None:
-            found = probe(self.environment.python)
+            found = self.environment.looked_at()
             if isinstance(found, Fault):
                 return {}
             self._found = found
@@ -154,6 +158,14 @@ class JittorBackend(Backend):
         self.close()
         found = self.environment.ready(progress)
         device = f"--device={self.environment.device}"
-        command = [str(found.executable), "-P", "-m", WORKER, device, f"--dtype={self.dtype}"]
+        command = [
+            str(found.executable),
+            "-P",
+            "-m",
+            WORKER,
+            device,
+            f"--dtype={self.dtype}",
+            f"--jobs={self.jobs}",
+        ]
         self._worker = Worker(command, self.environment.variables(found), self._patience)
         return self._worker

@@ -61,16 +61,23 @@ class Environment:
         """Everything that can be seen to be wrong, in one report; nothing is made or compiled."""
         faults = machine.compiler_faults(os.environ)
         faults += machine.cuda_faults(self.place.device, os.environ)
-        ours = self.place.python is None
-        if ours and not self.python.exists():
+        if self.place.python is None and not self.python.exists():
             return [*faults, *interpreter.base_faults()]
-        found = probe(self.python)
-        return [*faults, *([found] if isinstance(found, Fault) else faults_of(found, ours=ours))]
+        found = self.looked_at()
+        return [*faults, *([found] if isinstance(found, Fault) else self.python_faults(found))]
+
+    def looked_at(self) -> Interpreter | Fault:
+        """What the interpreter is; a fault when it is none."""
+        return probe(self.python)
+
+    def python_faults(self, found: Interpreter) -> list[Fault]:
+        """Why an interpreter is not fit for the worker."""
+        return faults_of(found, ours=self.place.python is None)
 
     def found(self) -> Interpreter:
         """What the interpreter is. Raises: ConfigError when it is none, or not fit for it."""
-        found = probe(self.python)
-        faults = [found] if isinstance(found, Fault) else faults_of(found, ours=self.place.python is None)
+        found = self.looked_at()
+        faults = [found] if isinstance(found, Fault) else self.python_faults(found)
         if isinstance(found, Fault) or faults:
             raise ConfigError(faults)
         return found

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 JITTOR = "1.3.11.0"
 REQUIREMENTS = (f"jittor=={JITTOR}", "numpy>=1.26,<2", "safetensors", "tokenizers", "pillow", "setuptools<81")
 NEEDED = ("jittor", "numpy", "safetensors", "tokenizers", "pillow")
+MODULES = ("jittor", "jtorch", "JDiffusion", "diffusers", "transformers")
+"""What JDiffusion is made of, by the names that are imported."""
 PYTHONS = ((3, 11), (3, 12))
 """Versions that jdx's own code and Jittor both run on."""
 KEY = "backend.python"
@@ -29,9 +31,11 @@ KEY = "backend.python"
 # Runs in any Python 3, however old, and imports none of what it looks for: a broken jittor must not stop it.
 PROBE = """
 import json, os, sys, sysconfig
-told = {"python": list(sys.version_info[:3]), "executable": sys.executable, "packages": {}, "fork": None}
+told = {"python": list(sys.version_info[:3]), "executable": sys.executable}
+told.update({"packages": {}, "modules": [], "fork": None})
 try:
     from importlib import metadata, util
+    told["modules"] = [name for name in %r if util.find_spec(name) is not None]
     for name in %r:
         try:
             told["packages"][name] = metadata.version(name)
@@ -52,11 +56,14 @@ print(json.dumps(told))
 
 @dataclass(frozen=True)
 class Interpreter:
-    """What was found out about a Python. packages: versions of what is installed; config: its python3.N-config."""
+    """What was found out about a Python. packages: versions of what is installed; modules: which of
+    MODULES could be imported; config: its python3.N-config.
+    """
 
     executable: Path
     python: tuple[int, int, int]
     packages: Mapping[str, str]
+    modules: tuple[str, ...]
     fork: str | None
     headers: bool
     config: Path | None
@@ -66,7 +73,7 @@ def probe(python: str | Path, packages: Sequence[str] = NEEDED) -> Interpreter |
     """Ask a Python what it is, in about 0.1 s; a fault when it is none."""
     try:
         done = subprocess.run(
-            [str(python), "-I", "-c", PROBE % (tuple(packages),)],
+            [str(python), "-I", "-c", PROBE % (MODULES, tuple(packages))],
             capture_output=True,
             text=True,
             timeout=60,
@@ -84,6 +91,7 @@ def probe(python: str | Path, packages: Sequence[str] = NEEDED) -> Interpreter |
             Path(told["executable"]),
             (told["python"][0], told["python"][1], told["python"][2]),
             told["packages"],
+            tuple(told["modules"]),
             told["fork"],
             told["headers"],
             Path(told["config"]) if told["config"] else None,
@@ -105,6 +113,33 @@ def faults_of(found: Interpreter, *, ours: bool = False) -> list[Fault]:
     return [Fault(KEY, name, text + again) for text in (*_version_texts(found), *_package_texts(found))]
 
 
+JDIFFUSION = ("numpy", "safetensors", "pillow", "torch", "JDiffusion")
+"""Packages whose versions matter to JDiffusion's runner; torch is one too many."""
+README = "https://github.com/JittorRepos/JDiffusion#installation"
+
+
+def jdiffusion_faults(found: Interpreter) -> list[Fault]:
+    """Everything that keeps a Python from running JDiffusion, each a fault of `backend.python`."""
+    return [
+        Fault(KEY, str(found.executable), text)
+        for text in (*_version_texts(found), *_jdiffusion_texts(found))
+    ]
+
+
+def _jdiffusion_texts(found: Interpreter) -> Iterator[str]:
+    have, pip = found.packages, f"{found.executable} -m pip install"
+    yield from _numpy_texts(found)
+    if "torch" in have:
+        yield f"has PyTorch {have['torch']}, whose name jtorch's own package torch takes: use an environment without it"
+    if missing := [name for name in MODULES if name not in found.modules]:
+        yield f"lacks {', '.join(missing)}: install JDiffusion as {README} says"
+    if "jittor" in found.modules and found.fork is None:
+        fork = "git+https://github.com/JittorRepos/jittor"
+        yield f"has jittor without jittor.compatibility, which only JDiffusion's fork has: {pip} {fork}"
+    if missing := [name for name in ("numpy", "safetensors", "pillow") if name not in have]:
+        yield f"lacks {', '.join(missing)}: {pip} {' '.join(map(_pinned, missing))}"
+
+
 def _version_texts(found: Interpreter) -> Iterator[str]:
     if found.python[:2] not in PYTHONS:
         yield f"is Python {_dotted(found.python)}; needed is {supported()}"
@@ -115,12 +150,8 @@ def _version_texts(found: Interpreter) -> Iterator[str]:
 
 def _package_texts(found: Interpreter) -> Iterator[str]:
     have = found.packages
-    numpy, jittor = have.get("numpy"), have.get("jittor")
-    if numpy is not None and int(numpy.partition(".")[0]) >= 2:
-        yield (
-            f"has numpy {numpy}, with which Jittor's arrays hold garbage and no error tells: "
-            f"{found.executable} -m pip install 'numpy<2'"
-        )
+    jittor = have.get("jittor")
+    yield from _numpy_texts(found)
     if jittor is None and found.fork is None:
         yield f"has no jittor: {found.executable} -m pip install jittor=={JITTOR}"
     elif found.fork is not None:
@@ -133,6 +164,15 @@ def _package_texts(found: Interpreter) -> Iterator[str]:
     missing = [name for name in NEEDED if name not in have and name != "jittor"]
     if missing:
         yield f"lacks {', '.join(missing)}: {found.executable} -m pip install {' '.join(map(_pinned, missing))}"
+
+
+def _numpy_texts(found: Interpreter) -> Iterator[str]:
+    numpy = found.packages.get("numpy")
+    if numpy is not None and int(numpy.partition(".")[0]) >= 2:
+        yield (
+            f"has numpy {numpy}, with which Jittor's arrays hold garbage and no error tells: "
+            f"{found.executable} -m pip install 'numpy<2'"
+        )
 
 
 def _pinned(name: str) -> str:

@@ -32,7 +32,7 @@ def test_backends_are_named_without_importing_a_framework() -> None:
 
 
 def test_unknown_backend() -> None:
-    with pytest.raises(ConfigError, match=r"one of: jittor, torch; did you mean torch\?"):
+    with pytest.raises(ConfigError, match=r"one of: jdiffusion, jittor, torch; did you mean torch\?"):
         make_backend("torhc")
 
 

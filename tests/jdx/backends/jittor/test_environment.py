@@ -24,6 +24,7 @@ GOOD = Interpreter(
     Path("/opt/jt/bin/python"),
     (3, 11, 7),
     {"jittor": JITTOR, "numpy": "1.26.4", "safetensors": "0.5", "tokenizers": "0.21", "pillow": "11.0"},
+    ("jittor",),
     None,
     headers=True,
     config=None,
@@ -83,7 +84,7 @@ def test_a_path_that_is_no_python(tmp_path: Path) -> None:
 
 def test_an_old_interpreter_answers_too(tmp_path: Path) -> None:
     """Python before 3.8 has no importlib.metadata; the probe must not need it."""
-    code = interpreter.PROBE % (("numpy",),)
+    code = interpreter.PROBE % (interpreter.MODULES, ("numpy",))
     blocked = "import sys; sys.modules['importlib.metadata'] = None\n" + code
     done = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, check=True)
     assert '"packages": {}' in done.stdout

@@ -1,0 +1,1 @@
+"""`backend=jdiffusion`: jobs through JDiffusion's networks and pipeline, in an environment that its user has made."""

@@ -1,0 +1,58 @@
+"""The VAE posterior of every training view, by JDiffusion's autoencoder."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache, partial
+from pathlib import Path
+
+import jittor as jt
+import numpy as np
+import safetensors.numpy
+
+from jdx.backends.base import EncodeJob
+from jdx.backends.jittor.jdiffusion.networks import Floats, JdModels, load
+from jdx.backends.jittor.worker.jobs.pictures import to_pixels
+from jdx.backends.jittor.worker.tell import Tell
+from jdx.backends.samples import MOMENTS
+from jdx.backends.views import HEADER, crop_faults, record, record_of, resized, view
+from jdx.errors import ConfigError
+from jdx.files import write_bytes
+
+
+def run(job: EncodeJob, out: Path, tell: Tell) -> None:
+    """Write out/STYLE/moments.safetensors for every style, see `Backend.encode`; finished files are kept.
+
+    Raises: ConfigError with every fault of the job.
+    """
+    models = load(job.model, tell)
+    if faults := crop_faults(job, models.vae_factor):
+        raise ConfigError(faults, what="encoding job")
+    tell.progress("encoding", sum(len(pictures) for pictures in job.pictures.values()) * job.crop.variants)
+    for style, pictures in job.pictures.items():
+        file, about = out / style / MOMENTS, record(job, pictures)
+        if record_of(file) == about:
+            tell.advance(len(pictures) * job.crop.variants)
+        else:
+            moments = _moments(models, style, job, tell)
+            header = {HEADER: json.dumps(about, sort_keys=True)}
+            write_bytes(file, safetensors.numpy.save(moments, metadata=header))
+        tell.style(style, file.parent)
+
+
+def _moments(models: JdModels, style: str, job: EncodeJob, tell: Tell) -> dict[str, Floats]:
+    """`mean` and `std`, float32 (pictures, variants, C, h, w); one view in a pass."""
+    crop, pictures = job.crop, [Path(path) for path in job.pictures[style]]
+    sized = lru_cache(maxsize=1)(partial(resized, crop=crop))  # variants of a picture follow each other
+    found: dict[str, list[Floats]] = {"mean": [], "std": []}
+    for picture in pictures:
+        for variant in range(crop.variants):
+            square = view(sized(picture), crop, crop.seed, style, picture.stem, variant)
+            with jt.no_grad():
+                parts = models.moments(jt.array(to_pixels(square)[None]))
+            for name, part in zip(found, parts, strict=True):
+                found[name].append(np.asarray(part.numpy(), np.float32))
+            tell.advance()
+    whole = {name: np.concatenate(parts) for name, parts in found.items()}
+    shape = (len(pictures), crop.variants, *whole["mean"].shape[1:])
+    return {name: part.reshape(shape) for name, part in whole.items()}
