@@ -4,12 +4,13 @@ VENV := .venv
 PY := $(VENV)/bin/python
 ARGS ?=
 
-.PHONY: help train test lint types clean
+.PHONY: help train test lint types jittor clean
 
 help:
 	@echo "make train   the embedded default, start to end on a CPU   (make train ARGS='method=base train.steps=200')"
 	@echo "make test    lint, types and tests"
 	@echo "make lint    ruff       make types   mypy       make clean   remove .venv and caches"
+	@echo "make jittor  make and compile what backend=jittor and its tests need (once, some minutes)"
 
 # The stamp is newer than setup.cfg once everything is installed, so an unchanged checkout installs nothing.
 $(VENV)/.installed: setup.cfg pyproject.toml
@@ -37,6 +38,9 @@ types: $(VENV)/.installed
 
 test: lint types
 	$(PY) -m pytest -n auto --dist loadfile $(ARGS)
+
+jittor: $(VENV)/.installed
+	$(PY) -m jdx.backends.jittor --device cpu
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

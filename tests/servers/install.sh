@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what some tests run for real (Slurm with munge, PostgreSQL, Chromium) on Debian or Ubuntu as root.
+# Installs what some tests run for real (Slurm with munge, PostgreSQL, Chromium, what Jittor compiles with) on Debian
+# or Ubuntu as root.
 # Without root, apt-get or a network nothing is installed, and the tests that need them skip and say so.
 set -uo pipefail
 
@@ -8,6 +9,9 @@ command -v slurmctld >/dev/null && command -v slurmd >/dev/null && command -v sb
 command -v munged >/dev/null || missing+=(munge)
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null || missing+=(postgresql)
 command -v chromedriver >/dev/null || missing+=(chromium chromium-driver)
+command -v g++ >/dev/null || missing+=(g++)
+compgen -G '/usr/include/python3*/Python.h' >/dev/null || missing+=(python3-dev)
+[ -f /usr/include/dnnl.hpp ] || missing+=(libdnnl-dev)
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 skip() { echo "servers for tests not installed (${missing[*]}): $1; the tests that need them will skip"; exit 0; }

@@ -82,6 +82,15 @@ class Environment:
             raise ConfigError(faults)
         return found
 
+    def lacks(self) -> str:
+        """What `ready` would find wrong or have to make first, in words; empty when a worker could start at once."""
+        if faults := self.faults():
+            return str(ConfigError(faults))
+        if not self.python.exists():
+            return f"{self.python} is not made yet"
+        found = self.found()
+        return "" if is_compiled(self.home, found, self.variables(found)) else "Jittor is not compiled yet"
+
     def ready(self, progress: Progress) -> Interpreter:
         """Make what is missing: the environment, oneDNN's links, the first compile. Quick when all is there.
 

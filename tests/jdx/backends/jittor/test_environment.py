@@ -229,6 +229,18 @@ def test_jittor_compiles_once_a_home(tmp_path: Path, counted: Interpreter) -> No
     assert (tmp_path / "starts").read_text() == "started\n" * 2
 
 
+def test_what_a_worker_still_lacks(
+    tmp_path: Path, counted: Interpreter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = Environment(Place(home=tmp_path / "home", device="cpu"))
+    assert "is not made yet" in environment.lacks()
+    environment = Environment(Place(python=counted.executable, home=tmp_path / "home", device="cpu"))
+    monkeypatch.setattr(environment, "looked_at", lambda: counted)
+    assert environment.lacks() == "Jittor is not compiled yet"
+    environment.ready(NullProgress())
+    assert environment.lacks() == ""
+
+
 def test_a_compile_that_fails_or_hangs_is_told_and_not_remembered(tmp_path: Path) -> None:
     env = {"PATH": os.environ["PATH"]}
     failing = replace(GOOD, executable=script(tmp_path / "failing", "echo 'fatal error: Python.h'; exit 1"))
