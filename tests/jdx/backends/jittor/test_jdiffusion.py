@@ -40,23 +40,10 @@ from tests.configs import compose_plain
 STAND_IN = Path(__file__).parent / "stand_in"
 MINI = ModelSpec(str(ROOT / "data" / "mini" / "weights" / "model"))
 QUIET = NullProgress()
-TOLD = {
-    "python": [3, 11, 7],
-    "packages": {"numpy": "1.26.4", "safetensors": "0.5", "pillow": "11.0", "JDiffusion": "1.0"},
-    "modules": ["jittor", "jtorch", "JDiffusion", "diffusers", "transformers"],
-    "fork": "jittor.compatibility",
-    "headers": True,
-    "config": None,
-}
-GOOD = Interpreter(
-    Path("/opt/jd/bin/python"),
-    (3, 11, 7),
-    TOLD["packages"],
-    tuple(TOLD["modules"]),
-    "jittor.compatibility",
-    True,
-    None,
-)  # type: ignore[arg-type]
+PACKAGES = {"numpy": "1.26.4", "safetensors": "0.5", "pillow": "11.0", "JDiffusion": "1.0"}
+MODULES = ("jittor", "jtorch", "JDiffusion", "diffusers", "transformers")
+FORK = "jittor.compatibility"
+GOOD = Interpreter(Path("/opt/jd/bin/python"), (3, 11, 7), PACKAGES, MODULES, FORK, headers=True, config=None)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +57,8 @@ def made(folder: Path, **env: str) -> JDiffusionBackend:
     """The backend on an interpreter that says it has JDiffusion, and is the tests' own with the stand-in."""
     python = folder / "python"
     settings = " ".join(f"{name}={value}" for name, value in env.items())
-    told = json.dumps({**TOLD, "executable": str(python)})
+    about = {"packages": PACKAGES, "modules": MODULES, "fork": FORK, "headers": True, "config": None}
+    told = json.dumps({"python": [3, 11, 7], "executable": str(python), **about})
     python.write_text(
         "#!/bin/sh\n"
         f"[ \"$1\" = -I ] && echo '{told}' && exit\n"  # the probe
@@ -126,7 +114,7 @@ def trained(backend: JDiffusionBackend | TorchBackend, order: TrainJob, out: Pat
     return found
 
 
-def vectors(folder: Path) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+def vectors(folder: Path) -> dict[str, np.ndarray]:
     return dict(load_file(folder / "pytorch_lora_weights.safetensors"))
 
 
@@ -178,7 +166,7 @@ def test_pictures_are_torchs_with_an_adapter_of_either(
     for sampler in ("ddim", "unipc"):
         order = GenerateJob(
             MINI, SamplerSpec(sampler, 3, 2.0), 64, (StyleDrawJob("00", adapter, pictures, lora_scale=0.8),)
-        )  # type: ignore[arg-type]
+        )
         for name, one in (("jd", backend), ("torch", TorchBackend("cpu"))):
             one.generate(order, tmp_path / sampler / name, QUIET, lambda style, folder: None)
         for file in ("Cat.png", "Dog.png"):

@@ -17,7 +17,7 @@ from diffusers import UniPCMultistepScheduler
 
 __all__ = ["AutoencoderKL", "StableDiffusionPipeline", "UNet2DConditionModel", "UniPCMultistepScheduler"]
 
-jt.cudnn.set_max_workspace_ratio(0.0)  # type: ignore[attr-defined]
+jt.cudnn.set_max_workspace_ratio(0.0)
 
 
 def _as_in_jittor(module: Any, prefix: str = "") -> Any:
@@ -28,7 +28,7 @@ def _as_in_jittor(module: Any, prefix: str = "") -> Any:
         if isinstance(part, torch.nn.Linear):
             weight = part._parameters.pop("weight")
             assert weight is not None
-            part.weight = state[f"{path}.weight"] = weight.data  # type: ignore[assignment]
+            part.weight = state[f"{path}.weight"] = weight.data
     module.state_dict = lambda: {prefix + name: tensor for name, tensor in state.items()}
     hidden, everything = os.environ.get("JDIFFUSION_HIDES"), list(module.named_modules())
     module.named_modules = lambda *_, **__: [

@@ -33,7 +33,10 @@ def _assign(self: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         return self.copy_(other)
 
 
-torch.Tensor.assign = _assign  # type: ignore[attr-defined]
-torch.Tensor.start_grad = lambda self: self.requires_grad_(True)  # type: ignore[attr-defined]
-torch.Tensor.stop_grad = lambda self: self.requires_grad_(False)  # type: ignore[attr-defined]
-torch.Tensor.numpy = lambda self: _numpy(self.detach())  # type: ignore[method-assign,assignment]
+for name, method in {
+    "assign": _assign,
+    "start_grad": lambda self: self.requires_grad_(True),
+    "stop_grad": lambda self: self.requires_grad_(False),
+    "numpy": lambda self: _numpy(self.detach()),
+}.items():
+    setattr(torch.Tensor, name, method)
