@@ -19,11 +19,14 @@ from rich.table import Table
 
 from jdx.progress import duration
 from launcher.folder import write_atomic
+from sweeps.columns import fitting, heading, short_names, short_value, table
 from sweeps.ledger import PRUNED, REASON, RECORD, WARM, Ledger
 from sweeps.space import Value
 
 UPSTREAM = "optimization_results.yaml"
 OURS = "results.json"
+ESTIMATE, KNOWN = "~", "*"
+MARKS = {ESTIMATE: "~ estimate of a trial that was stopped early", KNOWN: "* known before"}
 SHOWN = 12
 """Rows of the table."""
 
@@ -152,8 +155,14 @@ def upstream(report: Report, objectives: int) -> dict[str, Any]:
 def show(report: Report, folder: Path) -> None:
     """Print the table and what goes with it."""
     console = Console()
-    console.print()
-    console.print(_table(report))
+    head = f"{report.finished} finished ({report.pruned} stopped early), {report.failed} failed"
+    console.print(
+        f"\nstudy {report.study}: {head}", style="bold", markup=False, highlight=False, soft_wrap=True
+    )
+    trials, below = best_first(report, console.width)
+    console.print(trials)
+    for line in below:
+        console.print(line, style="dim", markup=False, highlight=False)
     for name, parts in report.importance.items():
         shares = ", ".join(f"{key} {100 * value:.0f} %" for key, value in parts.items())
         console.print(f"importance ({name}): {shares}", markup=False, soft_wrap=True)
@@ -171,26 +180,31 @@ def show(report: Report, folder: Path) -> None:
     )
 
 
-def _table(report: Report) -> Table:
-    heads = list(dict.fromkeys(key for row in report.trials for key in row.params))
-    head = f"{report.finished} finished ({report.pruned} stopped early), {report.failed} failed"
-    table = Table(title=f"study {report.study}: {head}")
-    for name in ("trial", "value", *heads, "time"):
-        table.add_column(name, overflow="fold")
-    for row in _order(report)[:SHOWN]:
-        values = ", ".join(f"{value:.5g}" for value in row.values or ())
-        mark = (
-            " (estimate)"
-            if row.pruned
-            else " (known before)"
-            if row.warm_start and row.seconds is None
-            else ""
-        )
-        cells = [_cell(row.params.get(key)) if key in row.params else "" for key in heads]
-        taken = duration(row.seconds) if row.seconds is not None else ""
-        style = "bold" if any(row.number == one.number for one in report.best) else ""
-        table.add_row(str(row.number), values + mark, *cells, taken, style=style)
-    return table
+def best_first(report: Report, width: int) -> tuple[Table, list[str]]:
+    """The best trials as a table that fits, and what is to be said below it.
+
+    Where there is no room the time goes first, then what mattered least.
+    """
+    keys = list(dict.fromkeys(key for row in report.trials for key in row.params))
+    names = short_names(keys)
+    heads = ["trial", "value", *(heading(names[key]) for key in keys), "time"]
+    listed = _order(report)[:SHOWN]
+    rows = [_cells(row, keys) for row in listed]
+    mattered = next(iter(report.importance.values()), {})
+    dull = sorted(keys[::-1], key=lambda key: mattered.get(key, 0.0))
+    shown, left_out = fitting(heads, rows, width, ["time", *(heading(names[key]) for key in dull)])
+    best = {one.number for one in report.best}
+    styles = {i: "bold" for i, row in enumerate(listed) if row.number in best}
+    marks = [text for mark, text in MARKS.items() if any(row[1].startswith(mark) for row in rows)]
+    missing = [f"no room for {', '.join(left_out)}: {OURS} has all"] if left_out else []
+    return table(heads, rows, styles, shown), [*marks, *missing]
+
+
+def _cells(row: Row, keys: Sequence[str]) -> list[str]:
+    values = ", ".join(f"{value:.5g}" for value in row.values or ())
+    mark = ESTIMATE if row.pruned else KNOWN if row.warm_start and row.seconds is None else ""
+    params = [short_value(row.params[key]) if key in row.params else "" for key in keys]
+    return [str(row.number), mark + values, *params, duration(row.seconds) if row.seconds is not None else ""]
 
 
 def _order(report: Report) -> list[Row]:
@@ -201,10 +215,6 @@ def _order(report: Report) -> list[Row]:
         anchor = report.best[0].values or [0.0]
         return sorted(done, key=lambda row: (row.pruned, abs((row.values or [math.inf])[0] - anchor[0])))
     return sorted(done, key=lambda row: (row.number not in best, row.number))
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _finite(value: Any) -> Any:

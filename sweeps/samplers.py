@@ -54,7 +54,7 @@ def target_of(spec: Any, names: Mapping[str, str], key: str) -> str:
 
 
 def build(spec: Any, names: Mapping[str, str], key: str) -> Any:
-    """A sampler or pruner from {_target_, settings...} or a name; settings may be such themselves. Raises: ConfigError."""
+    """A sampler or pruner from {_target_, settings...} or a name; settings may be such too. Raises: ConfigError."""
     target = target_of(spec, names, key)
     given = {str(k): v for k, v in spec.items() if k != "_target_"} if isinstance(spec, Mapping) else {}
     settings = {k: v for k, v in given.items() if k not in OWN_KEYS and v is not None}

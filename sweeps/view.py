@@ -12,15 +12,21 @@ from typing import Any, TextIO
 from optuna.trial import FrozenTrial
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from jdx.progress import duration
 from launcher.base import Slot
+from sweeps.columns import short_names, short_value
 
 REFRESH_EVERY = 1.0
 SUMMARY_EVERY = 60.0
 """Seconds between two updates of the table, or two summary lines where there is none."""
+WORD = 40
+"""Cells that one setting of a point gets in one piece."""
+PLACE = 12
+"""Characters of a card's name: GPU-8a1b2c3d tells it from the others of a machine."""
 TOLD = {"finished", "failed", "stopped", "adopted", "attempt failed", "stopping"}
 """What gets a line; the rest is for those who look closely."""
 
@@ -133,14 +139,32 @@ class LiveView(View):
 
 def table(name: str, progress: Progress) -> Group:
     """Running trials, places, and the whole in one line."""
-    rows = Table(title=f"sweep {name}", expand=False)
-    for head in ("trial", "point", "time", "styles", "place"):
-        rows.add_column(head, overflow="fold")
-    for job in progress.running:
-        shown = "waiting" if job.pending or job.seconds is None else duration(max(0.0, job.seconds))
-        attempt = f" (attempt {job.attempt + 1})" if job.attempt else ""
-        point = " ".join(f"{key}={_short(value)}" for key, value in job.params.items())
-        rows.add_row(job.name + attempt, point, shown, str(job.styles or ""), ", ".join(job.gpus))
+    names = short_names(list(dict.fromkeys(key for job in progress.running for key in job.params)))
+    told = {
+        "trial": [job.name + (f", try {job.attempt + 1}" if job.attempt else "") for job in progress.running],
+        "point": [
+            " ".join(f"{names[key]}={short_value(value)}" for key, value in job.params.items())
+            for job in progress.running
+        ],
+        "time": [
+            "waiting" if job.pending or job.seconds is None else duration(max(0.0, job.seconds))
+            for job in progress.running
+        ],
+        "styles": [str(job.styles or "") for job in progress.running],
+        "place": [", ".join(gpu[:PLACE] for gpu in job.gpus) for job in progress.running],
+    }
+    rows = Table(expand=False)
+    shown = [head for head, cells in told.items() if head in {"trial", "point", "time"} or any(cells)]
+    longest = max((len(word) for point in told["point"] for word in point.split()), default=0)
+    for head in shown:
+        rows.add_column(
+            head,
+            overflow="fold",
+            no_wrap=head in {"trial", "time", "styles"},
+            min_width=min(WORD, longest) if head == "point" else None,
+        )
+    for line in zip(*(told[head] for head in shown), strict=True):
+        rows.add_row(*map(escape, line))
     places = [
         Text(
             f"{slot.name}: {100 * slot.used / (slot.size or 1):.0f} % leased"
@@ -148,11 +172,7 @@ def table(name: str, progress: Progress) -> Group:
         )
         for slot in progress.slots()
     ]
-    return Group(rows, *places, Text(progress.line(), style="bold"))
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return Group(Text(f"sweep {name}"), rows, *places, Text(progress.line(), style="bold"))
 
 
 def make_view(name: str, quiet: bool = False) -> View:
