@@ -191,7 +191,7 @@ def best_first(report: Report, width: int) -> tuple[Table, list[str]]:
     listed = _order(report)[:SHOWN]
     rows = [_cells(row, keys) for row in listed]
     mattered = next(iter(report.importance.values()), {})
-    dull = sorted(keys[::-1], key=lambda key: mattered.get(key, 0.0))
+    dull = sorted(keys, key=lambda key: (mattered.get(key, 0.0), -keys.index(key)))
     shown, left_out = fitting(heads, rows, width, ["time", *(heading(names[key]) for key in dull)])
     best = {one.number for one in report.best}
     styles = {i: "bold" for i, row in enumerate(listed) if row.number in best}

@@ -18,13 +18,11 @@ from rich.text import Text
 
 from jdx.progress import duration
 from launcher.base import Slot
-from sweeps.columns import short_names, short_value
+from sweeps.columns import fitting, short_names, short_value
 
 REFRESH_EVERY = 1.0
 SUMMARY_EVERY = 60.0
 """Seconds between two updates of the table, or two summary lines where there is none."""
-WORD = 40
-"""Cells that one setting of a point gets in one piece."""
 PLACE = 12
 """Characters of a card's name: GPU-8a1b2c3d tells it from the others of a machine."""
 TOLD = {"finished", "failed", "stopped", "adopted", "attempt failed", "stopping"}
@@ -131,14 +129,14 @@ class LiveView(View):
     def refresh(self, progress: Progress) -> None:
         if time.monotonic() - self._last > REFRESH_EVERY:
             self._last = time.monotonic()
-            self._live.update(table(self.name, progress))
+            self._live.update(table(self.name, progress, self._live.console.width))
 
     def close(self) -> None:
         self._live.stop()
 
 
-def table(name: str, progress: Progress) -> Group:
-    """Running trials, places, and the whole in one line."""
+def table(name: str, progress: Progress, width: int = 80) -> Group:
+    """Running trials, places, and the whole in one line; points are broken between settings only."""
     names = short_names(list(dict.fromkeys(key for job in progress.running for key in job.params)))
     told = {
         "trial": [job.name + (f", try {job.attempt + 1}" if job.attempt else "") for job in progress.running],
@@ -153,17 +151,16 @@ def table(name: str, progress: Progress) -> Group:
         "styles": [str(job.styles or "") for job in progress.running],
         "place": [", ".join(gpu[:PLACE] for gpu in job.gpus) for job in progress.running],
     }
+    told = {head: cells for head, cells in told.items() if head not in {"styles", "place"} or any(cells)}
+    longest = [max(point.split(), key=len, default="") for point in told["point"]]
+    cells = list(zip(*(told | {"point": longest}).values(), strict=True))
+    expendable = [head for head in ("styles", "place") if head in told]
+    shown, _ = fitting(list(told), cells, width, expendable)
     rows = Table(expand=False)
-    shown = [head for head, cells in told.items() if head in {"trial", "point", "time"} or any(cells)]
-    longest = max((len(word) for point in told["point"] for word in point.split()), default=0)
-    for head in shown:
-        rows.add_column(
-            head,
-            overflow="fold",
-            no_wrap=head in {"trial", "time", "styles"},
-            min_width=min(WORD, longest) if head == "point" else None,
-        )
-    for line in zip(*(told[head] for head in shown), strict=True):
+    for i in shown:
+        head = list(told)[i]
+        rows.add_column(head, overflow="fold", no_wrap=head != "point")
+    for line in zip(*(list(told.values())[i] for i in shown), strict=True):
         rows.add_row(*map(escape, line))
     places = [
         Text(
