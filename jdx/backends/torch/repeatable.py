@@ -27,16 +27,18 @@ def prepare() -> None:
 
 @contextmanager
 def fixed_order(wanted: bool) -> Iterator[None]:
-    """Only kernels that sum in a fixed order, if wanted; else cuDNN may choose its convolutions by timing them."""
+    """Only kernels that sum in a fixed order, if wanted; PyTorch's settings are put back."""
+    if not wanted:
+        yield
+        return
+    prepare()
     cudnn: Any = torch.backends.cudnn
     fill: Any = torch.utils.deterministic
     before = (torch.are_deterministic_algorithms_enabled(), fill.fill_uninitialized_memory)
     convolutions = (cudnn.benchmark, cudnn.deterministic)
-    if wanted:
-        prepare()
-        torch.use_deterministic_algorithms(True)
-        fill.fill_uninitialized_memory = False  # nothing here reads what was not written
-    cudnn.benchmark, cudnn.deterministic = not wanted, wanted
+    torch.use_deterministic_algorithms(True)
+    fill.fill_uninitialized_memory = False  # nothing here reads what was not written
+    cudnn.benchmark, cudnn.deterministic = False, True
     try:
         yield
     finally:
