@@ -172,7 +172,7 @@ def opened(unet: Any, mode: Mode) -> Iterator[Denoise]:
     if mode == "off":
         yield partial(plain, unet)
         return
-    _allow_variants()
+    allow_variants()
     if mode == "full":
         yield partial(_whole(BACKEND), unet)
         return
@@ -210,7 +210,8 @@ def function(work: Callable[..., None], mode: Mode) -> Callable[..., None]:
     return work if mode == "off" else torch.compile(work, fullgraph=True, dynamic=False, backend=BACKEND)
 
 
-def _allow_variants() -> None:
+def allow_variants() -> None:
+    """Let dynamo keep VARIANTS compilations of one function."""
     import torch._dynamo.config as settings
 
     # Of diffusers' upsampling, once for each call: what is cached there are library versions.

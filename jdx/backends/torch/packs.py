@@ -50,7 +50,7 @@ class Pack:
         if left and self.most == 1:
             raise BackendError(
                 f"style {left[0].style}: one training sample does not fit into the GPU's memory; "
-                "lower train.resolution or the rank, or use a larger GPU"
+                "lower train.resolution or the rank, raise backend.memory if it is set, or use a larger GPU"
             )
         return [Pack(left, self.most // 2)] if left else []
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jdx.backends.base import OnLosses, OnSnapshot, TrainJob, TrainOutcome
+from jdx.backends.base import AdapterSpec, OnLosses, OnSnapshot, TrainJob, TrainOutcome
 from jdx.backends.samples import plan_passes, read_sources
 from jdx.backends.state_files import LossLog, snapshot_folder
 from jdx.backends.torch import compile, memory, packs, snapshots, styleid
@@ -24,8 +24,10 @@ from jdx.backends.torch.adamw import StackedAdamW, adamw_
 from jdx.backends.torch.adapters import Adapter
 from jdx.backends.torch.batches import Drawer, drawn_ahead
 from jdx.backends.torch.checks import check
+from jdx.backends.torch.devices import memory_limit
 from jdx.backends.torch.dropout import KeyedDropout
 from jdx.backends.torch.ema import StackedEma
+from jdx.backends.torch.memory import GIB
 from jdx.backends.torch.models import Models
 from jdx.backends.torch.packs import Pack
 from jdx.backends.torch.preparation import (
@@ -117,14 +119,22 @@ class Session:
     def _plan(self) -> list[Pack]:
         job, models = self.job, self.models
         try:
-            return packs.plan(
-                job, lambda: memory.budget(models.device), lambda group: measure(job, models, group)
-            )
+            return packs.plan(job, lambda: memory.budget(models.device), self._need)
         except torch.cuda.OutOfMemoryError as error:
             raise BackendError(
                 f"{models.spec.path}: one training sample does not fit into the GPU's memory, "
                 f"which other programs may be using; {error}"
             ) from error
+
+    def _need(self, group: Sequence[AdapterSpec]) -> memory.Need:
+        """What a group takes. Raises: BackendError where that is more than `backend.memory` for one sample already."""
+        need, limit = measure(self.job, self.models, group), memory_limit(self.models.device)
+        if limit is not None and need.sample + need.adapter > limit:
+            raise BackendError(
+                f"backend.memory = {limit / GIB:.3g} GiB: one training sample takes {need.sample / GIB:.3g} GiB and an "
+                f"adapter {need.adapter / GIB:.3g} GiB; raise it, or lower train.resolution or the rank"
+            )
+        return need
 
     def _attempt(self, pack: Pack) -> list[Pack] | None:
         """Train a pack; returns what to train instead when memory or the compiler failed it."""

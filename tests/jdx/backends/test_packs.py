@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,9 +18,22 @@ from torch import nn
 from jdx.backends.base import AdapterSpec, LoraSpec, ModelSpec, TrainJob
 from jdx.backends.samples import Sample, plan_passes
 from jdx.backends.torch import memory, packs
+from jdx.backends.torch.devices import limit_memory
 from jdx.backends.torch.models import load
+from jdx.backends.torch.packs import Pack
 from jdx.backends.torch.preparation import measure
-from tests.jdx.backends.train_jobs import ATTENTION, THREE, Moments, make_job, with_prior, with_text
+from jdx.errors import BackendError
+from tests.jdx.backends.train_jobs import (
+    ATTENTION,
+    THREE,
+    Moments,
+    largest_gap,
+    make_job,
+    run,
+    with_prior,
+    with_text,
+    with_word,
+)
 
 
 @given(st.integers(1, 5), st.integers(1, 4), st.booleans(), st.integers(1, 12))
@@ -137,3 +151,46 @@ def test_the_widest_spec_covers_all() -> None:
     assert packs.widest(specs) == LoraSpec(8, 1.0, ("to_q", "to_k"))
     assert packs.widest([]).rank == 0
     assert set(ATTENTION) == set(packs.widest(a.unet for a in THREE).targets)
+
+
+def test_packs_are_filled_up_to_the_largest_of_their_structure() -> None:
+    a, b, c = THREE
+    plain = [Pack((a, b), 1), Pack((c,), 1), Pack((with_prior(a),), 2), Pack((with_prior(b),), 1)]
+    even = packs.of_one_shape(plain)
+    assert [pack.rows for pack in even] == [2, 2, 1, 1]
+    assert [pack.adapters for pack in even] == [pack.adapters for pack in plain]
+    assert even[1].seats == (c, c)
+    assert plain[1].seats == (c,)
+
+
+def test_a_row_that_fills_up_says_no_styles_word() -> None:
+    learnt = with_prior(with_word(THREE[0], 2))
+    own, *spare = Pack((learnt,), 1, rows=3).seats
+    assert own == learnt
+    assert [s.tokens.token for s in spare if s.tokens] == ["<spare_0>", "<spare_1>"]
+    assert {text for s in spare for text in (*s.captions, *s.prior_captions)} == {""}
+    assert all(len(s.captions) == len(learnt.captions) for s in spare)
+
+
+def test_a_memory_setting_shapes_the_packs_and_says_what_does_not_fit(tiny_sd: Path, tmp_path: Path) -> None:
+    models, moments = load(ModelSpec(str(tiny_sd)), "cpu", torch.float32), Moments(tmp_path / "moments")
+    adapters = [replace(THREE[1], style=f"{k:02d}") for k in range(4)]
+    job = make_job(moments, models, *adapters, batch_size=2, snapshots=(1,))
+    need = measure(job, models, adapters)
+    one, two = (n * (need.adapter + 2.3 * need.sample) / memory.GIB for n in (1, 2))
+    half = (need.adapter + 1.2 * need.sample) / memory.GIB
+    results, sizes = {}, []
+    try:
+        for gib in (0.0, two, one, half):
+            limit_memory(models.device, gib)
+            found = packs.plan(job, lambda: memory.budget(models.device), lambda _: need)
+            sizes.append([(len(pack.adapters), pack.most) for pack in found])
+            results[gib] = run(job, models, tmp_path / f"{gib}")
+        limit_memory(models.device, one / 20)
+        with pytest.raises(BackendError, match=r"backend\.memory = .* GiB: one training sample takes"):
+            run(job, models, tmp_path / "none")
+    finally:
+        limit_memory(models.device, 0.0)
+    assert sizes == [[(4, 2)], [(2, 2)] * 2, [(1, 2)] * 4, [(1, 1)] * 4]
+    for result in results.values():
+        assert largest_gap(result.tensors("02", 1), results[0.0].tensors("02", 1)) < 1e-4

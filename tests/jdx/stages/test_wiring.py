@@ -20,6 +20,7 @@ from jdx.backends.base import (
     StyleIdSpec,
     TokensSpec,
 )
+from jdx.errors import ConfigError
 from tests.configs import compose_plain
 from tests.data.sets import make_style, noise
 from tests.jdx.stages.recorder import Recorder, paint
@@ -48,7 +49,7 @@ EVERYTHING = (
     "train.crop.rotation=9.0", "train.min_snr_gamma=4.0", "train.ema_decay=0.98",
     "sampler=euler", "sampler.steps=5", "sampler.guidance_scale=4.0", "sampler.negative_prompt=blur",
     "sampler.resolution=80", "sampler.lora_scale=0.8", "sampler.seed=12",
-    "backend.micro_batch=9", "backend.draw_batch=10",
+    "backend.micro_batch=9", "backend.draw_batch=10", "backend.compile=off", "backend.graphs=off",
 )  # fmt: skip
 
 
@@ -103,6 +104,7 @@ def test_training_gets_what_the_settings_say(lab: Lab) -> None:
     assert job.snapshots == (2, 5, 6)
     assert job.schedule == ScheduleSpec("constant", 1)
     assert (job.batch_size, job.accumulation, job.micro_batch, job.log_every) == (2, 3, 9, 4)
+    assert (job.compile, job.graphs, job.deterministic) == ("off", False, False)
     assert (job.betas, job.eps, job.dropout) == ((0.7, 0.8), 1e-5, 0.1)
     assert set(job.moments) == set(job.prior_moments) == {"00", "05"}
     assert len({job.moments["05"], *job.prior_moments["05"], job.enhancer_moments["05"]}) == 6
@@ -338,6 +340,19 @@ def test_a_method_without_adapters_has_none_unless_told(lab: Lab) -> None:
     assert notes.trained[0].adapters[0].unet == LoraSpec(0, 1.0, ())
     notes, _ = lab.run("method=textual_inversion", "lora.rank=8")
     assert notes.trained[0].adapters[0].unet.rank == 8
+
+
+def test_fixed_bits_are_trained_apart_and_speed_settings_are_not(lab: Lab) -> None:
+    """Compilation and graphs change rounding only; with train.deterministic the samples of a pass make the bits."""
+    lab.run()
+    notes, stages = lab.run("backend.compile=regional", "backend.graphs=off", "backend.memory=3.0")
+    assert (notes.trained, stages["train"]["made"]) == ([], 0)
+    for settings in (("backend.micro_batch=0",), ("backend.micro_batch=4",)):
+        notes, stages = lab.run("train.deterministic=true", *settings)
+        assert (notes.trained[0].deterministic, stages["train"]["made"]) == (True, 2)
+        assert (notes.trained[0].compile, notes.trained[0].graphs) == ("auto", True)
+    with pytest.raises(ConfigError, match=r"(?s)backend\.compile.*auto or off with train\.deterministic"):
+        lab.run("train.deterministic=true", "backend.compile=full")
 
 
 def test_a_joint_adapter_gets_all_styles_pictures_and_captions(lab: Lab) -> None:
