@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
-from jdx.backends.base import ModelSpec
+from jdx.backends.base import LoraSpec, ModelSpec
+from jdx.backends.torch import compile
+from jdx.backends.torch.devices import limit_memory
 from jdx.backends.torch.models import load
 from tests.jdx.backends.train_jobs import (
+    ATTENTION,
     THREE,
     Moments,
     largest_gap,
     make_job,
     run,
+    same,
     with_prior,
     with_text,
     with_word,
@@ -42,11 +48,13 @@ def test_equals_the_cpu_in_float64(tiny_sd: Path, tmp_path: Path, monkeypatch: p
         assert largest_gap(results[0].tensors(adapter.style), results[1].tensors(adapter.style)) < 1e-9
 
 
-def test_a_step_never_waits_for_the_device(tiny_sd: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("graphs", [False, True])
+def test_a_step_never_waits_for_the_device(graphs: bool, tiny_sd: Path, tmp_path: Path) -> None:
     models, moments = load(ModelSpec(str(tiny_sd)), "cuda", torch.bfloat16), Moments(tmp_path / "moments")
 
     def waits(steps: int) -> int:
-        job = make_job(moments, models, *ADAPTERS, snapshots=(steps,), log_every=100, dropout=0.1)
+        some = [replace(adapter, ema_decay=0.9) for adapter in (THREE if graphs else ADAPTERS)]
+        job = make_job(moments, models, *some, snapshots=(steps,), log_every=100, dropout=0.1, graphs=graphs)
         with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")
             torch.cuda.set_sync_debug_mode("warn")
@@ -57,4 +65,85 @@ def test_a_step_never_waits_for_the_device(tiny_sd: Path, tmp_path: Path) -> Non
         return sum("synchroniz" in str(warning.message) for warning in seen)
 
     waits(2)  # what happens once in a process
-    assert waits(12) == waits(4) > 0
+    assert waits(12) == waits(8) > 0
+
+
+def test_recorded_steps_are_the_steps(
+    tiny_sd: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As CUDA graphs: the same numbers in float64, words and windows, averages, a death and a resumption included."""
+    models, moments = load(ModelSpec(str(tiny_sd)), "cuda", torch.float64), Moments(tmp_path / "moments")
+    adapters = [
+        replace(THREE[0], ema_decay=0.9, unet=LoraSpec(2, 4.0, ATTENTION, dora=True)),
+        replace(THREE[1], unet_lr=1e200, max_grad_norm=None),
+        THREE[2],
+    ]
+    job = make_job(moments, models, *adapters, dropout=0.1, batch_size=2, snapshots=(6, 12), log_every=4)
+    plain = run(job, models, tmp_path / "plain")
+    graphs = run(replace(job, graphs=True), models, tmp_path / "graphs")
+    assert not caplog.text.count("could not be recorded")
+    assert set(plain.outcome.failed) == set(graphs.outcome.failed) == {"05"}
+    for style in ("00", "11"):
+        assert largest_gap(plain.tensors(style, 12), graphs.tensors(style, 12)) < 1e-9
+        for (_, a), (_, b) in zip(plain.losses[style], graphs.losses[style], strict=True):
+            assert a == pytest.approx(b, rel=1e-9)
+    resume = {style: graphs.folders[style, 6] for style in ("00", "11")}
+    left = (adapters[0], adapters[2])
+    job = replace(job, graphs=True, adapters=left, resume=resume, start_step=6, snapshots=(12,))
+    resumed = run(job, models, tmp_path / "resumed")
+    for style in ("00", "11"):
+        assert largest_gap(plain.tensors(style, 12), resumed.tensors(style, 12)) < 1e-9
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_fixed_bits_on_a_gpu(graphs: bool, tiny_sd: Path, tmp_path: Path) -> None:
+    models, moments = load(ModelSpec(str(tiny_sd)), "cuda", torch.bfloat16), Moments(tmp_path / "moments")
+    spec = LoraSpec(4, 4.0, ATTENTION)
+    adapters = [with_prior(replace(THREE[i % 2], style=f"{i:02d}", unet=spec)) for i in range(5)]
+    job = make_job(
+        moments, models, *adapters, deterministic=True, micro_batch=6, snapshots=(8,), graphs=graphs
+    )
+    several = run(job, models, tmp_path / "several")
+    again = run(replace(job, adapters=job.adapters[::-1]), models, tmp_path / "again")
+    alone = run(replace(job, adapters=job.adapters[1:2]), models, tmp_path / "alone")
+    for adapter in adapters:
+        assert same(several.tensors(adapter.style, 8), again.tensors(adapter.style, 8))
+    assert same(several.tensors("01", 8), alone.tensors("01", 8))
+
+
+@pytest.mark.parametrize("mode", ["regional", "full"])
+def test_compiled_for_a_gpu(mode: compile.Mode, tiny_sd: Path, tmp_path: Path) -> None:
+    """With graphs on top; a second job of the same shapes compiles nothing."""
+    models, moments = load(ModelSpec(str(tiny_sd)), "cuda", torch.float64), Moments(tmp_path / "moments")
+    if lack := compile.missing(models.device):
+        pytest.skip(lack)
+    job = make_job(moments, models, *THREE, dropout=0.1, batch_size=2, snapshots=(8,))
+    plain = run(job, models, tmp_path / "plain")
+    torch._dynamo.reset()
+    counters.clear()
+    found = run(replace(job, compile=mode, graphs=True), models, tmp_path / "compiled")
+    graphs = counters["stats"]["unique_graphs"]
+    assert graphs > 0
+    run(replace(job, compile=mode, graphs=True), models, tmp_path / "again")
+    assert counters["stats"]["unique_graphs"] == graphs
+    for adapter in THREE:
+        ours, theirs = found.tensors(adapter.style, 8), plain.tensors(adapter.style, 8)
+        gap = (ours["unet.param"] - theirs["unet.param"]).norm() / theirs["unet.param"].norm()
+        assert gap < 1e-4  # time steps are embedded in float32
+
+
+def test_a_memory_setting_is_kept(tiny_sd: Path, tmp_path: Path) -> None:
+    models, moments = load(ModelSpec(str(tiny_sd)), "cuda", torch.float32), Moments(tmp_path / "moments")
+    adapters = [replace(THREE[1], style=f"{k:02d}") for k in range(8)]
+    job = make_job(moments, models, *adapters, batch_size=4, snapshots=(2,))
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    limit = 1.5
+    limit_memory(models.device, limit)
+    try:
+        assert not run(job, models, tmp_path).outcome.failed
+        assert torch.cuda.max_memory_reserved() <= limit * 2**30
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            torch.empty(int(limit * 2**30), dtype=torch.uint8, device="cuda")
+    finally:
+        limit_memory(models.device, 0.0)
