@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from torch._dynamo.utils import counters
 
 from jdx.backends.base import LoraSpec, ModelSpec
 from jdx.backends.torch import compile
 from jdx.backends.torch.devices import limit_memory
 from jdx.backends.torch.models import load
+from tests.jdx.backends import train_jobs
 from tests.jdx.backends.train_jobs import (
     ATTENTION,
     THREE,
@@ -109,6 +111,33 @@ def test_fixed_bits_on_a_gpu(graphs: bool, tiny_sd: Path, tmp_path: Path) -> Non
     for adapter in adapters:
         assert same(several.tensors(adapter.style, 8), again.tensors(adapter.style, 8))
     assert same(several.tensors("01", 8), alone.tensors("01", 8))
+
+
+def test_fixed_bits_at_real_sizes(tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The widths and latents of Stable Diffusion 2.1, whose kernels are others than the tiny model's; one layer a block."""
+    monkeypatch.setattr(train_jobs, "SIZE", 64)
+    models, moments = load(ModelSpec(str(tiny_sd)), "cuda", torch.bfloat16), Moments(tmp_path / "moments")
+    with torch.random.fork_rng(), torch.device("cuda"):
+        torch.manual_seed(0)
+        unet = UNet2DConditionModel(
+            sample_size=64,
+            block_out_channels=(320, 640, 1280, 1280),
+            attention_head_dim=(5, 10, 20, 20),
+            layers_per_block=1,
+            cross_attention_dim=models.text_encoder.config.hidden_size,
+            use_linear_projection=True,
+        )
+    models = replace(models, unet=unet.to(torch.bfloat16).requires_grad_(False).eval())
+    adapters = [
+        with_prior(replace(THREE[1], style=f"{i:02d}", unet=LoraSpec(32, 32.0, ATTENTION))) for i in range(8)
+    ]
+    job = make_job(moments, models, *adapters, deterministic=True, snapshots=(5,), graphs=True)
+    several = run(job, models, tmp_path / "several")
+    turned = run(replace(job, adapters=job.adapters[::-1], graphs=False), models, tmp_path / "turned")
+    alone = run(replace(job, adapters=job.adapters[5:6]), models, tmp_path / "alone")
+    assert same(several.tensors("05", 5), alone.tensors("05", 5))
+    for adapter in adapters:
+        assert same(several.tensors(adapter.style, 5), turned.tensors(adapter.style, 5))
 
 
 @pytest.mark.parametrize("mode", ["regional", "full"])
