@@ -7,20 +7,18 @@ Without a GPU the CPU is a place with a number of slots. `poll` drives everythin
 from __future__ import annotations
 
 import logging
-import math
-import os
 import select
 import socket
 import time
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from launcher import processes
 from launcher.base import AlreadyRunningError, Executor, Handle, JobSpec, Kind, Slot, State, Status
-from launcher.cards import Card, Cards
+from launcher.cards import Cards
 from launcher.folder import (
     Lease,
     is_held,
@@ -31,9 +29,9 @@ from launcher.folder import (
     write_job,
     write_result,
 )
-from launcher.places import Hold, Place, Places
+from launcher.places import Hold
 from launcher.pulse import Pulse
-from launcher.quarantine import Ward
+from launcher.room import Room
 from launcher.settings import PoolSettings
 from launcher.warm import Worker
 
@@ -66,20 +64,11 @@ class GpuPool(Executor):
 
     def __init__(self, settings: PoolSettings | None = None, cards: Cards | None = None):
         self.settings = settings or PoolSettings()
-        self._nvml = cards or Cards()
-        self._places = Places(Path(self.settings.leases) if self.settings.leases else None)
-        self._cards = {card.id: card for card in self._nvml.list()}
-        cores = len(os.sched_getaffinity(0))
-        slots = self.settings.cpu_slots or max(1, cores // 2)
-        self._cpu = Place("cpu", slots)
-        self._threads = self.settings.threads_per_job or max(1, cores // (len(self._cards) or slots))
-        self._env = dict(os.environ)
+        self._room = Room(self.settings, cards or Cards())
         self._jobs: dict[str, _Job] = {}
         self._live: set[str] = set()  # started or adopted, and not over
-        self._wishes: set[Place] = set()
         self._queue: deque[str] = deque()
         self._workers: list[Worker] = []
-        self._ward = Ward(self._places, self.settings.probe_every)
         self._host = socket.gethostname()
 
     # -- the contract -----------------------------------------------------------------------------------------------
@@ -89,25 +78,12 @@ class GpuPool(Executor):
         self._drive()
         if self._queue:
             return 0
-        gpus = 1.0 if like is None else like.gpus
-        places, share, count = self._wish(gpus, 1 if like is None else like.cpus)
-        used = self._places.used(places)
-        for worker in self._workers:
-            if worker.job is None:
-                for hold in worker.holds:
-                    used[hold.place.id] = used.get(hold.place.id, 0.0) - hold.share
-        room = [
-            int((place.size - used[place.id]) / share + 1e-6)
-            for place in places
-            if not (self._places.quarantined(place) or self._foreign(place, used[place.id]))
-        ]
-        free = sum(room) // count
-        self._wait_for(places, waiting=free == 0)
-        return free
+        idle = [hold for worker in self._workers if worker.job is None for hold in worker.holds]
+        return self._room.free(self._room.wish(like), idle)
 
     def submit(self, spec: JobSpec) -> Handle:
         """See `Executor`. Raises also: ValueError when the machine has fewer cards than the job wants."""
-        places, _, count = self._wish(spec.gpus, spec.cpus)
+        places, _, count = self._room.wish(spec)
         if count > len(places):
             what = f"{spec.gpus:g} cards are wanted and there are {len(places)}"
             raise ValueError(f"job {spec.name or spec.folder}: {what}; lower launcher.gpus_per_trial")
@@ -178,11 +154,10 @@ class GpuPool(Executor):
 
     def slots(self) -> list[Slot]:
         """Cards, or the CPU where there are none."""
-        places = self._all_places()
-        used = self._places.used(places)
+        used = self._room.leases.used(self._room.places)
         return [
             Slot(
-                name=self._title(place),
+                name=self._room.title(place),
                 used=used[place.id],
                 size=place.size,
                 jobs=tuple(
@@ -192,9 +167,9 @@ class GpuPool(Executor):
                     and any(hold.place == place for hold in worker.holds)
                     and (name := self._name(worker.job))
                 ),
-                closed=self._places.quarantined(place) or self._foreign(place, used[place.id]),
+                closed=self._room.closed(place, used[place.id]),
             )
-            for place in places
+            for place in self._room.places
         ]
 
     def close(self, *, kill: bool) -> None:
@@ -208,8 +183,7 @@ class GpuPool(Executor):
                 worker.link.close()
         self._workers.clear()
         self._queue.clear()
-        self._wait_for((), waiting=False)
-        self._ward.close()
+        self._room.close()
 
     # -- what drives it ---------------------------------------------------------------------------------------------
 
@@ -221,7 +195,7 @@ class GpuPool(Executor):
         for worker in tuple(self._workers):
             if worker.job is None and self._superfluous(worker):
                 self._retire(worker)
-        self._ward.drive(self._all_places())
+        self._room.drive()
         while self._queue and self._start(self._queue[0]):
             self._queue.popleft()
 
@@ -231,17 +205,8 @@ class GpuPool(Executor):
         if idle < COURTESY or self._queue:
             return False
         return idle > self.settings.idle_seconds or any(
-            self._places.wanted(hold.place) for hold in worker.holds
+            self._room.leases.wanted(hold.place) for hold in worker.holds
         )
-
-    def _wait_for(self, places: Collection[Place], *, waiting: bool) -> None:
-        """Let other pools know whether we wait for a place."""
-        if waiting:
-            self._wishes.update(places)
-            self._places.want(places)
-        elif self._wishes:
-            self._places.unwant(self._wishes)
-            self._wishes.clear()
 
     def _hear(self, worker: Worker) -> None:
         """Take a worker's answer, or its death."""
@@ -292,10 +257,7 @@ class GpuPool(Executor):
         self._jobs[name].final = status
         self._live.discard(name)
         if status.kind is Kind.GPU_LOST:
-            for gpu in status.gpus:
-                if gpu in self._cards:
-                    log.warning("%s is set aside: %s", self._cards[gpu].name, status.reason)
-                    self._places.quarantine(Place(gpu), status.reason)
+            self._room.set_aside(status.gpus, status.reason)
 
     def _watch(self, name: str, job: _Job) -> None:
         """End a job that stands still or has outrun its time; adopted ones are followed by their files."""
@@ -355,17 +317,17 @@ class GpuPool(Executor):
 
     def _fits(self, worker: Worker) -> bool:
         """An idle worker whose card has failed meanwhile is not used."""
-        return not any(self._places.quarantined(hold.place) for hold in worker.holds)
+        return not any(self._room.leases.quarantined(hold.place) for hold in worker.holds)
 
     def _hand_over(
         self, spec: JobSpec, worker: Worker | None, holds: list[Hold], key: object, lease: Lease
     ) -> None:
-        gpus = worker.gpus if worker else tuple(h.place.id for h in holds if h.place != self._cpu)
+        gpus = worker.gpus if worker else tuple(h.place.id for h in holds if h.place != self._room.cpu)
         tag = worker.tag if worker else ""
         lease.write(attempt=spec.attempt, host=self._host, gpus=list(gpus), tag=tag)
         try:
             if worker is None:
-                worker = Worker.start(spec, self._environment(spec, gpus), key, holds, gpus)
+                worker = Worker.start(spec, self._room.environment(spec, gpus), key, holds, gpus)
                 self._workers.append(worker)
             self._jobs[spec.id].worker = worker
             with suppress(OSError):  # it died while idle: `_hear` finds the job in its hands
@@ -375,48 +337,16 @@ class GpuPool(Executor):
         finally:
             lease.close()
 
-    def _environment(self, spec: JobSpec, gpus: tuple[str, ...]) -> dict[str, str]:
-        env = dict(self._env)
-        threads = spec.cpus if spec.cpus > 1 else self._threads
-        if self.settings.threads_per_job or spec.cpus > 1 or "OMP_NUM_THREADS" not in env:
-            env["OMP_NUM_THREADS"] = str(threads)
-        if self._cards:
-            env["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-            env["JDX_GPU_SHARE"] = f"{min(spec.gpus, 1.0):g}"
-        return {**env, **spec.env}
-
-    def _wish(self, gpus: float, cpus: int) -> tuple[list[Place], float, int]:
-        """Places that would do, the share of each, and how many. Without any card a GPU job runs on the CPU."""
-        if gpus == 0 or not self._cards:
-            wanted = math.ceil(cpus / self._threads) if cpus > 1 else 1
-            return [self._cpu], float(min(wanted, self._cpu.size)), 1
-        places = [Place(card) for card in self._cards]
-        return places, min(gpus, 1.0), max(1, int(gpus))
-
     def _take(self, spec: JobSpec) -> list[Hold] | None:
         """Room for a job; idle workers that are in its way end, the longest idle first."""
-        places, share, count = self._wish(spec.gpus, spec.cpus)
-        holds = self._places.take(places, share, count, self._foreign)
+        wish = self._room.wish(spec)
+        holds = self._room.take(wish)
         idle = sorted((one for one in self._workers if one.job is None), key=lambda one: one.idle_since)
         while holds is None and idle:
             self._retire(idle.pop(0))
-            holds = self._places.take(places, share, count, self._foreign)
-        self._wait_for(places, waiting=holds is None)
+            holds = self._room.take(wish)
+        self._room.wait_for(wish[0], waiting=holds is None)
         return holds
-
-    def _foreign(self, place: Place, used: float) -> str:
-        """Why a card is left alone: others use it without a lease, or it does not answer."""
-        card: Card | None = self._cards.get(place.id)
-        if card is None:
-            return ""
-        try:
-            memory = self._nvml.used(card)
-        except LookupError as error:
-            return str(error)
-        foreign = (memory - used * card.memory) / 2**30
-        if foreign > self.settings.foreign_memory:
-            return f"other processes use {foreign:.1f} GiB of it"
-        return ""
 
     # -- looking ----------------------------------------------------------------------------------------------------
 
@@ -499,13 +429,6 @@ class GpuPool(Executor):
             lease.close()
         status = status_of(job.folder, job.attempt)
         self._end(name, status or Status(State.EXITED, 1, reason, started, gpus, kind))
-
-    def _all_places(self) -> list[Place]:
-        return [Place(card) for card in self._cards] or [self._cpu]
-
-    def _title(self, place: Place) -> str:
-        card = self._cards.get(place.id)
-        return f"{card.name} {card.index}" if card else "CPU"
 
     def _name(self, name: str) -> str:
         job = self._jobs[name]

@@ -20,6 +20,8 @@ from typing import Literal
 
 import pytest
 
+from tests.servers.server import Server
+
 START_LIMIT = 60.0
 
 
@@ -60,7 +62,7 @@ def _known(name: str) -> bool:
     return True
 
 
-class PostgresServer:
+class PostgresServer(Server):
     """One server; `with PostgresServer() as server: server.database()`.
 
     stop() and start() may be called in between, to see what a client does when its server goes away and comes back.
@@ -127,15 +129,7 @@ class PostgresServer:
         self.process.wait(START_LIMIT)
         self.process = None
 
-    def __enter__(self) -> PostgresServer:
-        try:
-            self.start()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def remove(self) -> None:
         self.stop("immediate")
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -21,6 +21,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers.server import Server
+
 START_LIMIT = 60.0
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel", "sinfo", "srun")
 NODES = ("jdx1", "jdx2")
@@ -90,7 +92,7 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
-class SlurmServer:
+class SlurmServer(Server):
     """One cluster of two nodes with four CPUs and two (pretended) GPUs each; `with SlurmServer() as slurm: ...`."""
 
     def __init__(self, proctrack: str = "linuxproc") -> None:
@@ -208,15 +210,7 @@ class SlurmServer:
                 self.run("scontrol", "update", f"nodename={name}", "state=resume")
         self._until(self._idle, "the nodes did not become idle")
 
-    def __enter__(self) -> SlurmServer:
-        try:
-            self.start()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def remove(self) -> None:
         if "slurmctld" in self.processes:
             subprocess.run(
                 ["scancel", f"--user={getpass.getuser()}"], env=self.environment, timeout=60, check=False
