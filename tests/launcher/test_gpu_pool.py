@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,14 @@ def until(executor: Executor, handle: Handle, done: Callable[[Status], bool], pa
     return status
 
 
+def happens(done: Callable[[], bool], patience: float = 120) -> None:
+    """Wait until `done()`."""
+    deadline = time.monotonic() + patience
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def ended(executor: Executor, handle: Handle) -> Status:
     """Wait for a job's end."""
     return until(executor, handle, lambda status: status.over)
@@ -146,23 +155,17 @@ def test_a_worker_that_grows_is_replaced(pool: Pool, tmp_path: Path) -> None:
 def test_an_idle_worker_gives_its_slot_back_and_an_orphaned_one_ends(pool: Pool, tmp_path: Path) -> None:
     executor = pool(idle_seconds=0.2)
     (pid,) = pids(executor, tmp_path, 1)
-    deadline = time.monotonic() + 120
-    while psutil.pid_exists(pid):
-        assert time.monotonic() < deadline
-        executor.poll([])
-        time.sleep(0.05)
+    worker = psutil.Process(pid)
+    happens(lambda: executor.poll([]) == {} and not worker.is_running())
     job = {"folder": str(tmp_path / "job"), "target": "tests.launcher.jobs:add", "gpus": 0}
     (tmp_path / "job").mkdir()
     words = [str(tmp_path), "tests.launcher.test_gpu_pool:make", 1, [job | {"payload": {"a": 1, "b": 1}}]]
     command = [sys.executable, "-c", CONTROLLER, json.dumps(words)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as controller:
-        while read_result(tmp_path / "job") is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        happens(lambda: read_result(tmp_path / "job") is not None)
         worker = psutil.Process(value(tmp_path / "job")["pid"])
         controller.kill()
-    psutil.wait_procs([worker], timeout=120)
-    assert not worker.is_running()
+    happens(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_threads_of_a_job(pool: Pool, tmp_path: Path) -> None:
@@ -227,7 +230,10 @@ def test_a_card_that_fails_is_set_aside_until_a_probe_succeeds(
     pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mended = tmp_path / "mended"
-    probe = f"import os, sys; sys.exit(0 if os.path.exists({str(mended)!r}) else 'the card is gone')"
+    probe = (
+        f"import os, sys; open({str(tmp_path / 'probes')!r}, 'a').write('x');"
+        f"sys.exit(0 if os.path.exists({str(mended)!r}) else 'the card is gone')"
+    )
     monkeypatch.setattr("launcher.quarantine.Ward.command", (sys.executable, "-c", probe))
     executor, other = pool(FakeCards(2), probe_every=0.2), pool(FakeCards(2), probe_every=0.2)
     text = "CUDA error: unspecified launch failure"
@@ -239,13 +245,11 @@ def test_a_card_that_fails_is_set_aside_until_a_probe_succeeds(
     handle = executor.submit(spec(tmp_path / "b", "environment", names=VISIBLE))
     ended(executor, handle)
     assert (value(tmp_path / "b")["env"]["CUDA_VISIBLE_DEVICES"],) != status.gpus
-    time.sleep(0.5)
+    tried = (tmp_path / "probes").stat().st_size
+    happens(lambda: executor.capacity() == 1 and (tmp_path / "probes").stat().st_size >= tried + 2)
     assert executor.capacity() == 1, "a failing probe opens nothing"
     mended.touch()
-    deadline = time.monotonic() + 30
-    while (executor.capacity(), other.capacity()) != (2, 2):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    happens(lambda: (executor.capacity(), other.capacity()) == (2, 2))
 
 
 def test_two_pools_of_two_processes_never_exceed_the_slots(tmp_path: Path) -> None:
@@ -268,10 +272,7 @@ def test_two_pools_of_two_processes_never_exceed_the_slots(tmp_path: Path) -> No
     controllers = [subprocess.Popen([sys.executable, "-c", CONTROLLER, word], stdout=-3) for word in words]
     folders = [tmp_path / f"{name}{number}" for name in "ab" for number in range(12)]
     try:
-        deadline = time.monotonic() + 120
-        while not all(read_result(folder) for folder in folders):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        happens(lambda: all(read_result(folder) for folder in folders))
     finally:
         for controller in controllers:
             controller.kill()
@@ -288,10 +289,11 @@ def test_two_pools_of_two_processes_never_exceed_the_slots(tmp_path: Path) -> No
 
 
 def test_a_job_that_stands_still_is_reported_and_then_killed(pool: Pool, tmp_path: Path) -> None:
-    executor = pool(stale_after=5.0, kill_after=20.0)
+    executor = pool(stale_after=5.0, kill_after=10_000.0)
     handle = executor.submit(spec(tmp_path / "job", "stop_self"))
     status = until(executor, handle, lambda status: "no heartbeat" in status.reason)
     assert status.state is State.RUNNING
+    executor.settings = replace(executor.settings, kill_after=5.0)
     status = ended(executor, handle)
     assert (status.state, status.kind) == (State.EXITED, Kind.HUNG)
     assert ended(executor, executor.submit(spec(tmp_path / "next", "add", a=1, b=1))).code == 0

@@ -44,11 +44,16 @@ class TestBasicLauncher(ExecutorKit):
     def test_capacity_is_told_and_respected(self, make: Callable[[int], Executor], tmp_path: Path) -> None:
         executor = make(2)
         assert executor.capacity() == 2
-        handles = [executor.submit(self.spec(tmp_path / str(n), "sleep", seconds=0.5)) for n in range(3)]
+        handles = [
+            executor.submit(self.spec(tmp_path / str(n), "styles", count=100_000, pause=0.05))
+            for n in range(3)
+        ]
         assert executor.capacity() == 0
         self.running(executor, handles[0])
         states = [executor.poll(handles)[handle["id"]].state for handle in handles]
         assert states == [State.RUNNING, State.PENDING, State.PENDING]
+        for n in range(3):
+            ask_to_stop(tmp_path / str(n))
         self.until(executor, handles, lambda s: all(status.over for status in s.values()))
         self.until(executor, handles, lambda s: executor.capacity() == 2)
 

@@ -90,11 +90,12 @@ def test_a_killed_actor_takes_its_job_with_it(ray_cluster: RayServer, tmp_path: 
 
 def test_a_job_is_found_by_its_folder_alone(ray_cluster: RayServer, tmp_path: Path) -> None:
     first, second = make(tmp_path, 2), make(tmp_path, 2)
-    handle = first.submit(job(tmp_path / "job", "add", a=1, b=2, seconds=3.0))
+    handle = first.submit(job(tmp_path / "job", "styles", count=100_000, pause=0.1))
     bare = {"id": handle["id"], "folder": handle["folder"]}
     assert second.adopt(bare)
     with pytest.raises(AlreadyRunningError, match="Ray actor"):
         second.submit(replace(job(tmp_path / "job", "add", a=1, b=2), attempt=1))
+    ask_to_stop(tmp_path / "job")
     assert until(second, bare, lambda status: status.over).code == 0
     (tmp_path / "other").mkdir()
     assert not second.adopt({"id": "other", "folder": str(tmp_path / "other")})

@@ -152,13 +152,15 @@ def test_a_job_that_somebody_else_cancels_is_told(slurm: SlurmServer, tmp_path: 
 
 def test_a_drained_cluster_keeps_jobs_waiting_and_says_why(slurm: SlurmServer, tmp_path: Path) -> None:
     executor = make(tmp_path, 2)
-    before = executor.submit(job(tmp_path / "before", "add", a=1, b=2, seconds=3.0))
+    before = executor.submit(job(tmp_path / "before", "styles", count=100_000, pause=0.1))
     wait_for_start(executor, before)
     for name in ("jdx1", "jdx2"):
         slurm.run("scontrol", "update", f"nodename={name}", "state=drain", "reason=test")
     after = executor.submit(job(tmp_path / "after", "add", a=3, b=4))
     status = until(executor, after, lambda status: status.reason not in {"", "None", "Priority"})
     assert status.state is State.PENDING
+    assert executor.poll([before])[before["id"]].state is State.RUNNING
+    ask_to_stop(tmp_path / "before")
     assert until(executor, before, lambda status: status.over).code == 0
     assert executor.poll([after])[after["id"]].state is State.PENDING
     for name in ("jdx1", "jdx2"):
@@ -172,7 +174,7 @@ def test_a_job_is_found_when_the_controller_died_before_it_knew_its_number(
     class Died(BaseException):
         pass
 
-    specs = [job(tmp_path / str(n), "add", a=n, b=1, seconds=2.0) for n in range(2)]
+    specs = [job(tmp_path / str(n), "styles", count=100_000, pause=0.1) for n in range(2)]
     first = make(tmp_path, 2)
     with monkeypatch.context() as patch:
         patch.setattr(SlurmExecutor, "_written_down", lambda *_: (_ for _ in ()).throw(Died))
@@ -184,6 +186,8 @@ def test_a_job_is_found_when_the_controller_died_before_it_knew_its_number(
     for spec in specs:
         bare = {"id": spec.id, "folder": str(spec.folder)}
         assert second.adopt(bare)
+        wait_for_start(second, bare)
+        ask_to_stop(spec.folder)
         assert until(second, bare, lambda status: status.over).code == 0
         assert starts(spec.folder) == 1
 
