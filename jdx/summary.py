@@ -56,7 +56,12 @@ def _number(value: object) -> str:
 
 
 def _label(config: TrialConfig) -> str:
-    return "" if config.evaluation.judges == "challenge" else "(own judges: not a challenge score)"
+    candidates = config.method.select.candidates
+    words = [] if config.evaluation.judges == "challenge" else ["own judges: not a challenge score"]
+    words += (
+        [f"best of {candidates} candidates, chosen by the judges that score them"] if candidates > 1 else []
+    )
+    return f"({'; '.join(words)})" if words else ""
 
 
 def _near(path: Path) -> str:

@@ -34,6 +34,7 @@ from jdx.stages.select import RECORD, draw_pictures, summary
 from jdx.stages.stylise import reference_faults
 from jdx.store import Store
 from jdx.tracking import RunInfo, make_tracker
+from jdx.tracking.record import tags_of
 
 log = logging.getLogger(__name__)
 
@@ -145,15 +146,6 @@ def _identified(bench: Bench) -> Bench:
 
 def _run_info(bench: Bench, run_dir: Path) -> RunInfo:
     config = bench.config
-    chosen = config.method.select.candidates
-    selected = (f"best-of:{chosen}",) if chosen > 1 else ()
-    tags = (
-        config.method.name,
-        config.model.name,
-        f"judges:{config.evaluation.judges}",
-        *selected,
-        *config.tags,
-    )
     name = f"{config.method.name}-{run_dir.parent.name}-{run_dir.name}"
     swept = observer.current().run
     return RunInfo(
@@ -162,7 +154,7 @@ def _run_info(bench: Bench, run_dir: Path) -> RunInfo:
         config=plain(config)
         | {"jdx": {"identity": dict(bench.identity), "data": data_identity(bench.challenge)}},
         group=config.tracker.group or (swept.study if swept else None),
-        tags=tags,
+        tags=tags_of(plain(config)),
         id=swept.id if swept else None,
     )
 

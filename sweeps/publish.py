@@ -24,7 +24,7 @@ from jdx.files import write_text
 from jdx.report.run_folder import RunFolder
 from jdx.schema import Tracker
 from jdx.tracking.base import RunInfo
-from jdx.tracking.record import about, safe_id
+from jdx.tracking.record import about, safe_id, tags_of
 from sweeps.leaderboard.sources import folders_below, is_run, near, run_folders
 
 MARK = "published.json"
@@ -81,17 +81,14 @@ def publish(folder: Path, target: Target) -> Result:
 def run_info(folder: Path, told: Mapping[str, Any], group: str | None = None) -> RunInfo:
     """Who a finished run is; the same whenever it is asked, wherever the folder lies."""
     config, sweep = dict(told["config"]), told.get("sweep") or {}
-    method, model, judges = (
-        str(config.get(part, {}).get(key, "?"))
-        for part, key in (("method", "name"), ("model", "name"), ("evaluation", "judges"))
-    )
-    name = f"{method}-{folder.absolute().parent.name}-{folder.absolute().name}"
+    tags = tags_of(config)
+    name = f"{tags[0]}-{folder.absolute().parent.name}-{folder.absolute().name}"
     return RunInfo(
         name=name,
         run_dir=folder,
         config=config | {"jdx": {key: told[key] for key in ("identity", "data") if key in told}},
         group=group or sweep.get("study"),
-        tags=(method, model, f"judges:{judges}", *config.get("tags", ())),
+        tags=tags,
         id=safe_id(str(sweep["id"])) if sweep.get("id") else _tracked_id(folder) or _hashed_id(told),
     )
 

@@ -94,6 +94,7 @@ class PageView:
     styles: tuple[StyleView, ...]
     chart: Chart | None
     judges: str
+    candidates: int  # per prompt, among which the judges chose; 1 = none
     complete: bool
     missing: tuple[str, ...]
     faults: tuple[str, ...]
@@ -123,6 +124,7 @@ def page_view(folder: RunFolder) -> PageView:
         styles=tuple(sorted(styles, key=_weakest_first)),
         chart=loss_chart(folder.losses),
         judges=_judges(numbers),
+        candidates=_candidates(numbers),
         complete=bool(numbers.get("complete", True)),
         missing=_texts(numbers.get("missing")),
         faults=_texts(numbers.get("faults")),
@@ -212,6 +214,12 @@ def _problems(folder: RunFolder, ids: list[str]) -> tuple[str, ...]:
 def _judges(numbers: Mapping[str, Any]) -> str:
     judges = numbers.get("judges")
     return str(judges.get("name", "")) if isinstance(judges, Mapping) else ""
+
+
+def _candidates(numbers: Mapping[str, Any]) -> int:
+    selection = numbers.get("selection")
+    count = selection.get("candidates") if isinstance(selection, Mapping) else None
+    return count if isinstance(count, int) else 1
 
 
 def _facts(numbers: Mapping[str, Any]) -> dict[str, str]:

@@ -41,6 +41,22 @@ def record(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     return json.dumps({"metrics": short, "about": dict(about)}, ensure_ascii=False, sort_keys=True)
 
 
+def tags_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a run is found by: method, model, judges, whether they chose its pictures, and the user's own tags.
+
+    config: the trial's settings as nested dicts.
+    """
+    part = {name: config.get(name) or {} for name in ("method", "model", "evaluation")}
+    candidates = (part["method"].get("select") or {}).get("candidates", 1)
+    return (
+        str(part["method"].get("name", "?")),
+        str(part["model"].get("name", "?")),
+        f"judges:{part['evaluation'].get('judges', '?')}",
+        *((f"best-of:{candidates}",) if candidates > 1 else ()),
+        *config.get("tags", ()),
+    )
+
+
 def safe_id(name: str) -> str:
     """A run id that W&B takes; names that need a change get a digest, so that different ones stay different."""
     if len(name) <= LONGEST_ID and not FORBIDDEN.search(name):

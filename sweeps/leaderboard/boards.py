@@ -104,7 +104,9 @@ class Board:
     def title(self) -> str:
         """What the board is of."""
         prompts = f", {self.prompts} prompts" if self.prompts else ""
-        return f"{self.model} on {self.data} ({self.styles} styles{prompts}), judges: {self.judges}"
+        counts = sorted({run.candidates for row in self.rows for run in row.recipe.runs})
+        chosen = f", best of {'/'.join(map(str, counts))} by these judges" if self.key.selected else ""
+        return f"{self.model} on {self.data} ({self.styles} styles{prompts}), judges: {self.judges}{chosen}"
 
     @property
     def baseline(self) -> Row | None:
@@ -174,7 +176,7 @@ def _board(key: BoardKey, runs: Sequence[Run], draws: int) -> Board:
         prompts=first.data.get("prompts"),
         rows=rows,
         reported=reported_for(first),
-        notes=_notes(rows),
+        notes=[*_choice_notes(key, rows), *_notes(rows)],
     )
 
 
@@ -214,6 +216,24 @@ def _short(key: str, keys: Sequence[str]) -> str:
         if sum(other == end or other.endswith(f".{end}") for other in keys) == 1:
             return end
     return key
+
+
+def _choice_notes(key: BoardKey, rows: Sequence[Row]) -> list[str]:
+    """Where pictures were, or may have been, chosen by their scores."""
+    notes = []
+    if key.selected:
+        notes.append(
+            "the judges that score the pictures chose them among candidates: such scores lie above those of pictures "
+            "as they come, the more so the more candidates"
+        )
+    given = sum(any(run.settings.get("sampler.seeds") for run in row.recipe.runs) for row in rows)
+    if given:
+        which = "1 recipe draws" if given == 1 else f"{given} recipes draw"
+        notes.append(
+            f"{which} from a file of seeds (sampler.seeds): where these were chosen by their pictures, "
+            "the score is one of chosen pictures"
+        )
+    return notes
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:

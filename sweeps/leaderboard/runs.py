@@ -49,6 +49,7 @@ class BoardKey:
     judges: str  # digest of networks, settings and variants
     data: str
     model: str
+    selected: bool = False  # whether the judges that score the pictures have chosen them among candidates
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,13 @@ class Run:
             "settings": judges.get("settings"),
             "variants": self.metrics.get("variants"),
         }
-        return BoardKey(_digest(who), str(self.data["digest"]), str(self.about["identity"]["model"]))
+        model = str(self.about["identity"]["model"])
+        return BoardKey(_digest(who), str(self.data["digest"]), model, self.candidates > 1)
+
+    @property
+    def candidates(self) -> int:
+        """Pictures per prompt among which its judges chose; 1 = the pictures as they come."""
+        return int(self.settings.get("method.select.candidates") or 1)
 
     @cached_property
     def essence(self) -> dict[str, Any]:

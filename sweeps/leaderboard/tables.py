@@ -60,6 +60,7 @@ def _apart(one: Board, other: Board) -> str:
         "judges": "other judges (networks or settings)",
         "data": "another set",
         "model": "another base model",
+        "selected": "on one of them the judges chose the pictures that they score",
     }
     return ", ".join(text for key, text in words.items() if getattr(one.key, key) != getattr(other.key, key))
 
@@ -73,6 +74,7 @@ def record(board: Board, row: Row) -> dict[str, Any]:
         "method": recipe.method,
         "recipe": recipe.digest,
         "seeds": len(recipe.runs),
+        "candidates": recipe.runs[0].candidates,
         "final_score": row.score,
         "low": row.interval.low if row.interval else None,
         "high": row.interval.high if row.interval else None,

@@ -11,7 +11,9 @@ import pytest
 
 import evaluation
 from evaluation.formula import style_part
+from jdx import summary, validation
 from jdx.errors import ConfigError
+from tests.configs import compose_plain
 from tests.jdx.test_trial import STYLES, Lab, challenge, lab, made, pixels
 
 __all__ = ["challenge", "lab"]
@@ -25,11 +27,18 @@ def read(run: Path, name: str) -> Any:
     return json.loads((run / name).read_text())
 
 
-def test_the_best_candidate_is_taken_and_all_numbers_are_kept(lab: Lab) -> None:
-    _, run = lab.run(*FOUR, "method.select.style_weight=2.0", "method.select.text_weight=0.5")
+def test_the_best_candidate_is_taken_and_all_numbers_are_kept(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result, run = lab.run(*FOUR, "method.select.style_weight=2.0", "method.select.text_weight=0.5")
     record, metrics = read(run, "selection.json"), read(run, "metrics.json")
     assert (record["candidates"], record["style_weight"], record["text_weight"]) == (4, 2.0, 0.5)
     assert metrics["selection"]["candidates"] == 4
+    assert "Best of 4." in (run / "report.html").read_text()
+    summary.show(result, validation.build(compose_plain(*FOUR)))
+    assert "best of 4 candidates, chosen by the judges that score them" in " ".join(
+        capsys.readouterr().out.split()
+    )
     choices = set()
     for style in STYLES:
         for prompt, one in record["styles"][style].items():

@@ -117,6 +117,39 @@ def test_what_cannot_change_a_score_is_no_recipe() -> None:
     assert checked("x", make_metrics(), half, half["data"]).recipe != same
 
 
+def choosing(candidates: int) -> dict[str, Any]:
+    """trial.json of a run whose judges chose each picture among candidates."""
+    about = make_about()
+    about["config"]["method"]["select"] = {"candidates": candidates}
+    return about
+
+
+def test_chosen_pictures_are_not_ranked_among_those_as_they_come(runs: Path, tmp_path: Path) -> None:
+    put_run(runs / "four", 0.3, about=choosing(4))
+    put_run(runs / "eight", 0.35, about=choosing(8))
+    boards, _ = make_boards(gather([str(runs)]).runs, draws=200, baseline="dreambooth lora.rank=4")
+    plain, chosen = boards
+    assert [row.label for row in chosen.rows] == [f"dreambooth select.candidates={n}" for n in (8, 4)]
+    assert chosen.title == "mini on sample (8 styles, 40 prompts), judges: mini, best of 4/8 by these judges"
+    assert chosen.baseline is None
+    assert "above those of pictures as they come" in chosen.notes[0]
+    assert "best of" not in plain.title
+    assert all("four" not in run.name for row in plain.rows for run in row.recipe.runs)
+    out = tmp_path / "board.json"
+    assert main([str(runs), "--draws", "200", "--json", str(out), "--markdown", str(tmp_path / "b.md")]) == 0
+    written = json.loads(out.read_text())["boards"]
+    assert [[row["candidates"] for row in one["rows"]] for one in written] == [[1, 1], [8, 4]]
+    assert "on one of them the judges chose the pictures" in (tmp_path / "b.md").read_text()
+
+
+def test_seeds_from_a_file_are_mentioned(runs: Path) -> None:
+    about = make_about(rank=64)
+    about["config"]["sampler"]["seeds"] = "chosen/seeds.json"
+    put_run(runs / "seeded", 0.3, about=about)
+    (note,) = (note for note in board(runs).notes if "sampler.seeds" in note)
+    assert note.startswith("1 recipe draws from a file of seeds")
+
+
 @pytest.mark.parametrize(
     ("metrics", "about"),
     [

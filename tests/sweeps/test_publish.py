@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 
-from jdx.tracking.record import RECORD_KEY, safe_id, safe_tags
+from jdx.schema import plain
+from jdx.tracking.record import RECORD_KEY, safe_id, safe_tags, tags_of
+from jdx.validation import build
 from sweeps.leaderboard.boards import make_boards
 from sweeps.leaderboard.sources import gather, gather_wandb
 from sweeps.publish import MARK, found, main, run_info
+from tests.configs import compose_plain
 from tests.jdx.tracking.fake_server import half_dead_server
 from tests.jdx.tracking.test_wandb_tracker import KEY, LIMIT, inspect
 from tests.sweeps.scored_runs import make_about, put_run
@@ -129,6 +132,16 @@ def test_ids_stay_the_same_and_differ_between_runs(tmp_path: Path) -> None:
     assert run_info(tmp_path / "a", told).id == "x1-y"  # as it was tracked
     assert run_info(tmp_path / "a", told | {"sweep": SWEEP}).id == "lora-1a2b-7-1"
     assert run_info(tmp_path / "a", told | {"sweep": SWEEP}, "mine").group == "mine"
+
+
+def test_a_published_run_has_the_tags_of_a_tracked_one(tmp_path: Path) -> None:
+    """With the tag of chosen pictures too, which are not to be compared with others."""
+    about = make_about()
+    about["config"]["method"]["select"] = {"candidates": 4}
+    about["config"]["tags"] = ["mine"]
+    assert run_info(tmp_path, about).tags == ("dreambooth", "mini", "judges:mini", "best-of:4", "mine")
+    whole = build(compose_plain("method=average", "method.select.candidates=3", "tags=[own]"))
+    assert tags_of(plain(whole)) == ("average", "mini", "judges:mini", "best-of:3", "own")
 
 
 def test_ids_and_tags_are_what_wandb_takes() -> None:

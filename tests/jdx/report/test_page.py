@@ -124,6 +124,14 @@ def test_other_judges_are_no_challenge_scores(tmp_path: Path) -> None:
     assert "Not a challenge score" not in page_of(make_run(tmp_path / "full", judges="challenge")).text
 
 
+def test_chosen_pictures_are_said_to_be(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    assert "Best of" not in page_of(run).text
+    metrics = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps(metrics | {"selection": {"candidates": 4}}))
+    assert "Best of 4." in page_of(run).text
+
+
 def test_incomplete_scores_are_marked(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     (run / "metrics.json").write_text(json.dumps(metrics() | {"complete": False, "missing": ["00/Moon.png"]}))
