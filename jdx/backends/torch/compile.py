@@ -53,8 +53,10 @@ PRICES: dict[Use, dict[Mode, Price]] = {
     "draw": {"regional": Price(4.0, 2.0, 0.10), "full": Price(35.0, 12.0, 0.36)},
 }
 """Stable Diffusion 2.1 on an H200 in bfloat16: 15 styles of rank 32, two samples each; 50 pictures' forward pass."""
-RATES: dict[Use, float] = {"train": 153.0, "draw": 341.0}
-"""Samples a second without compilation in the same measurements."""
+RATES: dict[Use, float] = {"train": 167.0, "draw": 341.0}
+"""Samples a second without compilation in the same measurements, but for what a pass takes whatever its samples."""
+PASSES: dict[Use, float] = {"train": 0.0164, "draw": 0.0}
+"""Those seconds of a pass: 2, 8, 30 and 60 samples took 28, 62, 196 and 377 ms (as CUDA graphs)."""
 ENTRIES, CELLS, PROCESSORS = 865.9e6, 64 * 64, 132
 """Of those measurements: the UNet's parameters, a latent's places, the card's multiprocessors."""
 LEAST_GAIN = 5.0
@@ -73,10 +75,12 @@ class Work:
     shape: str
 
 
-def work_of(use: Use, unet: Any, samples: int, latent: tuple[int, int], shape: str) -> Work:
+def work_of(use: Use, unet: Any, samples: int, latent: tuple[int, int], shape: str, passes: int = 0) -> Work:
     """An estimate of the seconds without compilation from measured rates, scaled to model, picture and card."""
     entries = sum(p.numel() for p in unet.parameters())
-    seconds = samples / RATES[use] * (entries / ENTRIES) * (latent[0] * latent[1] / CELLS)
+    seconds = (
+        (samples / RATES[use] + passes * PASSES[use]) * (entries / ENTRIES) * (latent[0] * latent[1] / CELLS)
+    )
     device = next(unet.parameters()).device
     if device.type == "cuda":
         seconds *= PROCESSORS / torch.cuda.get_device_properties(device).multi_processor_count

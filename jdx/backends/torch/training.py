@@ -108,11 +108,16 @@ class Session:
         if job.compile == "off" or job.deterministic or not any(a.unet.rank for a in job.adapters):
             return plan
         even = packs.of_one_shape(plan)
-        factor, steps = job.batch_size * job.accumulation, max(job.snapshots) - job.start_step
-        samples = steps * factor * sum(len(pack.seats) * (1 + pack.prior) for pack in even)
+        steps = max(job.snapshots) - job.start_step
+        passes = [plan_passes(job.batch_size, job.accumulation, prior=p.prior, most=p.most) for p in even]
+        samples = steps * sum(
+            len(pack.seats) * sum(map(len, cut)) for pack, cut in zip(even, passes, strict=True)
+        )
         adapters = ",".join(f"{a.unet.rank}:{a.unet.targets}:{a.unet.dora}" for a in even[0].seats)
         sizes = f"{models.spec.path} {models.dtype} {even[0].most} {adapters} {job.dropout > 0}"
-        self.work = compile.work_of("train", models.unet, samples, latent_of(job), sizes)
+        self.work = compile.work_of(
+            "train", models.unet, samples, latent_of(job), sizes, steps * sum(map(len, passes))
+        )
         self.mode = compile.choose(job.compile, models.device, self.work)
         return plan if self.mode == "off" else even
 

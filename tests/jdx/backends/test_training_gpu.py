@@ -114,7 +114,7 @@ def test_fixed_bits_on_a_gpu(graphs: bool, tiny_sd: Path, tmp_path: Path) -> Non
 
 
 def test_fixed_bits_at_real_sizes(tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The widths and latents of Stable Diffusion 2.1, whose kernels are others than the tiny model's; one layer a block."""
+    """At the widths and latents of Stable Diffusion 2.1, whose kernels are others than the tiny model's."""
     monkeypatch.setattr(train_jobs, "SIZE", 64)
     models, moments = load(ModelSpec(str(tiny_sd)), "cuda", torch.bfloat16), Moments(tmp_path / "moments")
     with torch.random.fork_rng(), torch.device("cuda"):
