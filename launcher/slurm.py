@@ -203,7 +203,7 @@ class SlurmExecutor(ClusterExecutor[_Job]):
         ask = self.outage.insist
         names = [job.job for job in jobs if ask(partial(self._identified, job))]
         rows = ask(lambda: self.queue.look(names, now=True))
-        running = [name for name, row in rows.items() if row.state in slurm_queue.RUNNING]
+        running = [name for name, row in rows.items() if row.status().state is State.RUNNING]
         ask(lambda: slurm_queue.cancel([name for name in rows if name not in running]))
         ask(lambda: slurm_queue.cancel(running, "TERM"))
         if self._still_there(running, grace):
@@ -258,12 +258,9 @@ def _alive(slurm: Status, told: Status | None) -> Status:
     """A job in the queue: its start and cards from the folder, if the folder is as far as Slurm."""
     if slurm.state is State.RUNNING and told is not None and told.state is State.RUNNING:
         return replace(told, reason=slurm.reason)
-    if (
-        slurm.state is State.PENDING and told is not None
-    ):  # what the worker left when its place was taken away
-        return replace(
-            slurm, reason=f"back in the queue ({slurm.reason})" if slurm.reason else "back in the queue"
-        )
+    if slurm.state is State.PENDING and told is not None:  # it has run before
+        words = f"back in the queue ({slurm.reason})" if slurm.reason else "back in the queue"
+        return replace(slurm, reason=words)
     return slurm
 
 
@@ -274,9 +271,8 @@ def _not_started_again(job: _Job, row: Row) -> bool:
     """
     from launcher.slurm_job import last_start
 
-    return row.state in {"FAILED", "COMPLETED", "NODE_FAIL"} and row.restarts > last_start(
-        job.folder, job.attempt
-    )
+    ended = row.state in {"FAILED", "COMPLETED", "NODE_FAIL"}
+    return ended and row.restarts > last_start(job.folder, job.attempt)
 
 
 def _by_both(told: Status, row: Row | None) -> Status:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -10,9 +12,9 @@ import pytest
 from launcher.base import Handle, JobSpec, UnreachableError
 from launcher.gpu_pool import GpuPool
 from launcher.settings import PoolSettings
-from sweeps.controller import TooManyFailuresError
+from sweeps.controller import Controller, Rules, TooManyFailuresError
 from sweeps.ledger import PRUNED, REASON, RECORD
-from tests.sweeps.bench import Bench, states
+from tests.sweeps.bench import Bench, Notes, states
 
 
 def test_grid_runs_every_point_once_and_finds_the_best(tmp_path: Path) -> None:
@@ -120,6 +122,19 @@ def test_a_cluster_that_is_away_is_tried_again_and_costs_no_trial(
     assert set(states(controller).values()) == {"COMPLETE"}
     assert bench.starts() == Counter({f"{n}.0": 1 for n in range(6)})
     assert executor.asked == 12
+
+
+def test_only_the_third_ctrl_c_waits_for_nothing(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    notes = Notes()
+    controller = Controller(bench.ledger(), bench.executor(), bench.spec, tmp_path, Rules(), notes)
+    with controller._signals():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        assert controller.interrupts == 2
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert len(notes.said) == 2
 
 
 def test_repetitions_are_averaged(tmp_path: Path) -> None:
