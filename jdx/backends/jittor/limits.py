@@ -77,54 +77,54 @@ LIMITS = (
 )
 
 
-JITTOR = "is not done by backend=jdiffusion, whose runner drives JDiffusion's pipeline: "
+RUNNER = "is not done by backend=jdiffusion, whose runner drives JDiffusion's pipeline: "
 JDIFFUSION_LIMITS = (
     Limit(
         "lora.text_encoder.rank",
         lambda trial: _if(
             trial.method.train and trial.lora.text_encoder.rank > 0, trial.lora.text_encoder.rank
         ),
-        JITTOR + "0, or backend=jittor",
+        RUNNER + "0, or backend=jittor",
     ),
     Limit(
         "lora.dropout",
         lambda trial: _if(trial.method.train and trial.lora.dropout > 0, trial.lora.dropout),
-        JITTOR + "0, or backend=jittor",
+        RUNNER + "0, or backend=jittor",
     ),
     Limit(
         "train.ema_decay",
         lambda trial: _if(trial.train.ema_decay is not None, trial.train.ema_decay),
-        JITTOR + "null, or backend=jittor",
+        RUNNER + "null, or backend=jittor",
     ),
     Limit(
         "optim.unet.start_step",
         lambda trial: _if(trial.optim.unet.start_step > 0, trial.optim.unet.start_step),
-        JITTOR + "0, or backend=jittor",
+        RUNNER + "0, or backend=jittor",
     ),
     Limit(
         "method.enhancer.enabled",
         lambda trial: _if(trial.method.enhancer.enabled),
-        JITTOR + "false, or backend=jittor",
+        RUNNER + "false, or backend=jittor",
     ),
     Limit(
         "method.styleid.enabled",
         lambda trial: _if(trial.method.styleid.enabled),
-        JITTOR + "false, or backend=jittor",
+        RUNNER + "false, or backend=jittor",
     ),
     Limit(
         "method.init.picture",
         lambda trial: _if(trial.method.init.picture != "none", trial.method.init.picture),
-        JITTOR + "none, or backend=jittor",
+        RUNNER + "none, or backend=jittor",
     ),
     Limit(
         "method.prompts.origin_scale",
         lambda trial: _if(trial.method.prompts.origin_scale > 0, trial.method.prompts.origin_scale),
-        JITTOR + "0, or backend=jittor",
+        RUNNER + "0, or backend=jittor",
     ),
     Limit(
         "sampler.name",
         lambda trial: _if(trial.sampler.name not in ("ddim", "unipc"), trial.sampler.name),
-        JITTOR + "ddim or unipc",
+        RUNNER + "ddim or unipc",
     ),
 )
 
