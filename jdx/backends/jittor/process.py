@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 TICK = 0.5
 """Seconds between two looks at whether the worker still runs."""
+STARTING, WORKING = "starting", "working"
 SHOWN = 15
 """Last lines of a worker's output that an error shows."""
 PACKAGES = ("jdx", "data", "evaluation", "launcher", "sweeps")
@@ -163,29 +164,30 @@ class Worker:
         """Have the job in `folder` done; what was finished before an error has been handed over by then.
 
         Raises: what the job raised (ConfigError, DataError, BackendError); BackendError when the worker dies or
-        falls silent. Whatever is raised here or by a listener ends the worker, but for faults of the job itself.
+        falls silent. The worker stays after an answer only: whatever else is raised, by a listener too, ends it.
         """
         self._orders_sent += 1
         line = {"order": self._orders_sent, "folder": str(folder.absolute()), "out": str(out.absolute())}
+        answered = False
         try:
             with _Tasks(progress) as tasks:
                 try:
                     self._orders.write(json.dumps(line).encode() + b"\n")
                 except BrokenPipeError:
                     log.debug("the Jittor worker has ended: told when its answer is read")
-                for said in self._listen(self._patience.job, "working"):
+                for said in self._listen(self._patience.job, WORKING):
                     if said["say"] == "result":
                         failed = {
                             style: (int(step), str(why)) for style, (step, why) in said["failed"].items()
                         }
                         return TrainOutcome(failed, said["seconds"])
                     if said["say"] == "error":
+                        answered = said["kind"] != "crash"
                         raise _error(said)
                     _hear(said, tasks, hearing)
-        except (ConfigError, DataError):
-            raise
         except BaseException:
-            self.end()
+            if not answered:
+                self.end()
             raise
         raise AssertionError("unreachable: listening ends by an answer or an error")
 
@@ -207,7 +209,9 @@ class Worker:
 
     def _read(self) -> bool:
         """Take what has come; False when nothing did within a tick."""
-        if not select.select([self._answers], [], [], TICK)[0]:
+        waiting = select.poll()  # not select(), which knows no descriptor above 1023
+        waiting.register(self._answers, select.POLLIN)
+        if not waiting.poll(TICK * 1000):
             return False
         data = os.read(self._answers, 1 << 16)
         if not data:
@@ -306,9 +310,10 @@ def _error(said: Mapping[str, Any]) -> Exception:
 
 
 def _too_silent(allowed: float, doing: str) -> str:
+    setting = "backend.compile_timeout" if doing == STARTING else "backend.timeout"
     return (
         f"the Jittor worker said nothing for {allowed:g} s while {doing} and was ended; if the machine is only slow, "
-        "raise backend.timeout (seconds)"
+        f"raise {setting} (seconds)"
     )
 
 

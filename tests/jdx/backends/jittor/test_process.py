@@ -113,6 +113,8 @@ def test_a_jobs_own_faults_come_as_they_are_and_the_worker_stays(worker: Worker,
     """
     with pytest.raises(DataError, match=r"/p\.png: is torn; replace it"):
         order(worker, tmp_path, unread)
+    with pytest.raises(BackendError, match="no such luck"):
+        order(worker, tmp_path, "from jdx.errors import BackendError\nraise BackendError('no such luck')")
     assert not worker.ended
     order(worker, tmp_path, "tell.log('still here')")
 
@@ -151,12 +153,19 @@ def test_a_silent_worker_is_ended_and_progress_counts_as_a_word(tmp_path: Path) 
     assert gone(one)
 
 
-def test_a_listener_that_fails_ends_the_worker(worker: Worker, tmp_path: Path) -> None:
-    def full(style: str, folder: Path) -> None:
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "No space left on device"), ConfigError([Fault("a", "b", "c")])],
+    ids=["disk", "config"],
+)
+def test_a_listener_that_fails_ends_the_worker(worker: Worker, tmp_path: Path, error: Exception) -> None:
+    """Also with an error that a job could have told of: this job still works, and the next would hear its words."""
 
-    with pytest.raises(OSError, match="No space left"):
-        order(worker, tmp_path, "tell.style('00', out)", Hearing(on_style=full))
+    def fails(style: str, folder: Path) -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        order(worker, tmp_path, "tell.style('00', out)", Hearing(on_style=fails))
     assert worker.ended
     assert gone(worker)
 
