@@ -72,7 +72,7 @@ class Compared:
 
 @pytest.fixture(scope="module")
 def both(run_in_jittor: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Compared]:
-    """The mini model with everything, and one of SD 2.1's shape, sharded and with a variant, plainly."""
+    """The mini model with everything, and one of SD 2.1's shape with its passes only."""
     root = tmp_path_factory.mktemp("nets")
     mini = asked_of_mini(root / "mini")
     tiny = asked_of_tiny(root / "tiny")
@@ -92,16 +92,37 @@ def asked_of_mini(folder: Path) -> Compared:
 
 
 def asked_of_tiny(folder: Path) -> Compared:
-    """Weights in two shards, and beside them a float16 variant that is asked for."""
+    """Files as published models have them: a float16 variant, in shards, with old names, in bfloat16."""
     path = build_tiny_sd(folder / "model")
     models = load(ModelSpec(str(path)), "cpu", torch.float32)
-    for part, name in ((models.unet, "unet"), (models.vae, "vae"), (models.text_encoder, "text_encoder")):
-        shutil.rmtree(path / name)
-        half = part.half()
-        half.save_pretrained(path / name, variant="fp16", max_shard_size="300KB")
-        half.float()
+    for name in ("unet", "vae", "text_encoder"):
+        for file in (path / name).glob("*.safetensors"):
+            file.unlink()
+    models.unet.half().save_pretrained(path / "unet", variant="fp16", max_shard_size="300KB")
+    models.unet.float()
+    assert len(list((path / "unet").glob("*.safetensors"))) > 1
+    vae = {old_name(key): old_shape(key, value) for key, value in models.vae.half().state_dict().items()}
+    models.vae.float()
+    safetensors.torch.save_file(vae, path / "vae" / "diffusion_pytorch_model.fp16.safetensors")
+    text = models.text_encoder.bfloat16().state_dict()
+    text = {"text_model." + key.removeprefix("text_model."): value for key, value in text.items()}
+    text["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    models.text_encoder.float()
+    safetensors.torch.save_file(text, path / "text_encoder" / "model.safetensors")
     given, data, expected, about = plain(models, side=8)
     return written(folder, given | {"variant": "fp16", "broken": {}}, data, expected, about)
+
+
+def old_name(key: str) -> str:
+    """An autoencoder's key as diffusers wrote it before 0.15."""
+    for new, old in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
+        key = key.replace(f".{new}.", f".{old}.")
+    return key
+
+
+def old_shape(key: str, value: Tensor) -> Tensor:
+    """Attention weights as 1 × 1 convolutions, as converted checkpoints have them."""
+    return value[:, :, None, None].contiguous() if ".to_q.weight" in key else value
 
 
 def written(
