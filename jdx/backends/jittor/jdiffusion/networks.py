@@ -125,7 +125,7 @@ def _allow_cpu() -> None:
 
 def put_right(network: Any, folder: Path, stem: str, variant: str | None) -> int:
     """Give a network the weights of its files; returns how many differed. Raises: BackendError with all misfits."""
-    book = open_weights(folder, stem, variant, "float32").book
+    book = open_weights(folder, stem, variant).book
     wrong = 0
     for name, var in network.state_dict().items():
         if IGNORED.search(name):
@@ -154,7 +154,7 @@ def targeted(network: Any, targets: Sequence[str]) -> list[str]:
 
 def expected(folder: Path, network: str, targets: Sequence[str]) -> int:
     """How many layers of a model's files the targets name, whatever the libraries make of it."""
-    book = open_weights(folder / network, COMPONENTS[network][1], None, "float32").book
+    book = open_weights(folder / network, COMPONENTS[network][1], None).book
     ends = tuple(f".{one}.weight" for one in targets)
     return sum(len(shape) == 2 and f".{name}".endswith(ends) for name, shape in book.shapes.items())
 

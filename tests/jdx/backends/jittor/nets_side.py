@@ -120,7 +120,7 @@ def layers(data: Arrays) -> Arrays:
     """Single layers where Jittor's own lose digits or are missing."""
 
     def of(**shapes: tuple[int, ...]) -> Source:
-        book = Book(shapes, {}, "float32")
+        book = Book(shapes, {})
         book.read = lambda name: data[f"norm.{name}"]  # type: ignore[method-assign]
         return Source(book)
 

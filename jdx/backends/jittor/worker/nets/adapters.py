@@ -129,14 +129,14 @@ def worn(models: Models, adapter: Adapter, scale: float = 1.0) -> Iterator[None]
 
 
 def merged(weight: jt.Var, pair: Pair, scale: float) -> jt.Var:
-    """W + scale · alpha/r · up @ down, summed in float32, in W's precision.
+    """W + scale · alpha/r · up @ down.
 
     With a magnitude (DoRA, Liu et al. 2024) its rows are then brought to that length; as in PEFT the scale acts before.
     """
     up, down = (jt.array(np.ascontiguousarray(half, np.float32)) for half in (pair.up, pair.down))
-    whole = weight.float32() + jt.matmul(up, down) * (scale * pair.alpha / pair.rank)
+    whole = weight + jt.matmul(up, down) * (scale * pair.alpha / pair.rank)
     if pair.magnitude is not None:
         lengths = (whole * whole).sum(1).sqrt().maximum(float(np.finfo(np.float32).tiny))
         magnitude = jt.array(np.ascontiguousarray(pair.magnitude, np.float32))
         whole = whole * (magnitude / lengths).reshape(-1, 1)
-    return whole.cast(weight.dtype).stop_grad()
+    return whole.stop_grad()

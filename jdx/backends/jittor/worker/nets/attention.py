@@ -25,7 +25,7 @@ Hook = Callable[[jt.Var, jt.Var, jt.Var], tuple[jt.Var, jt.Var, jt.Var, float]]
 Jittor computes what is asked for: keys and values that a hook replaces are never made.
 """
 LOGITS_AT_ONCE = 2**28
-"""Entries of logits in one piece: 1 GiB in float32."""
+"""Entries of logits in one piece: 1 GiB."""
 
 
 class Attention:
@@ -54,8 +54,7 @@ def attend(
 ) -> jt.Var:
     """softmax(factor · q kᵀ / √d + mask) v of each head, d = C / heads.
 
-    q: (B, S, C); k, v: (B, S', C), heads side by side in C; mask: (S, S'). Returns (B, S, C). The softmax is in
-    float32.
+    q: (B, S, C); k, v: (B, S', C), heads side by side in C; mask: (S, S'). Returns (B, S, C).
     """
     B, S, C = q.shape
     q_, k_, v_ = (_split(x, heads) for x in (q * (factor / (C // heads) ** 0.5), k, v))
@@ -66,9 +65,9 @@ def attend(
 
 
 def _attend(q: jt.Var, k: jt.Var, v: jt.Var, mask: jt.Var | None) -> jt.Var:
-    logits = nn.bmm_transpose(q, k).float32()
+    logits = nn.bmm_transpose(q, k)
     weights = nn.softmax(logits if mask is None else logits + mask, dim=-1)
-    out = nn.bmm(weights.cast(v.dtype), v)
+    out = nn.bmm(weights, v)
     if jt.flags.no_grad:
         out.sync()  # now, so that the next piece's logits take the place of these
     return out

@@ -26,7 +26,7 @@ class KeyedDropout:
             given = "no keys" if self.keys is None else f"{len(self.keys)} keys"
             raise ValueError(f"dropout has {given} for a batch of {x.shape[0]} samples")
         mask = keep(self.keys, salt, int(np.prod(x.shape[1:])), self.p)
-        return x * mask.reshape(x.shape).cast(x.dtype) / (1 - self.p)
+        return x * mask.reshape(x.shape).float32() / (1 - self.p)
 
 
 def keep(keys: npt.NDArray[np.int64], salt: int, size: int, p: float) -> jt.Var:

@@ -57,13 +57,10 @@ class GroupNorm:
         """x: (N, C, ...), with any number of further axes."""
         N, C = x.shape[:2]
         # Rows first, then groups: one running float32 sum over a group of a large picture would lose digits.
-        rows = x.float32().reshape(N, self.groups, -1, x.shape[-1])
+        rows = x.reshape(N, self.groups, -1, x.shape[-1])
         rows = _standardised(rows, (3, 2), self.eps)
         affine = [1, C] + [1] * (x.ndim - 2)
-        y = rows.reshape(x.shape) * self.weight.float32().reshape(affine) + self.bias.float32().reshape(
-            affine
-        )
-        return y.cast(x.dtype)
+        return rows.reshape(x.shape) * self.weight.reshape(affine) + self.bias.reshape(affine)
 
 
 class LayerNorm:
@@ -75,8 +72,7 @@ class LayerNorm:
 
     def __call__(self, x: jt.Var) -> jt.Var:
         """x: (..., width)."""
-        y = _standardised(x.float32(), (x.ndim - 1,), self.eps)
-        return (y * self.weight.float32() + self.bias.float32()).cast(x.dtype)
+        return _standardised(x, (x.ndim - 1,), self.eps) * self.weight + self.bias
 
 
 def _standardised(x: jt.Var, axes: tuple[int, ...], eps: float) -> jt.Var:

@@ -19,7 +19,6 @@ from jdx.backends.jittor.worker.nets.unet import UNet, load_unet
 from jdx.backends.jittor.worker.nets.vae import Vae, load_vae
 from jdx.errors import BackendError
 
-DTYPES = ("float32", "float16", "bfloat16")
 TEXTS_AT_ONCE = 64
 _loaded: OrderedDict[tuple[object, ...], Models] = OrderedDict()
 
@@ -28,8 +27,7 @@ _loaded: OrderedDict[tuple[object, ...], Models] = OrderedDict()
 class Models:
     """The parts of one Stable Diffusion, frozen.
 
-    unet and text_encoder are in `dtype`; the autoencoder is in float32. vae_factor: pixels per latent. Whoever changes
-    a weight, a hook or the tokenizer puts it back.
+    All in float32. vae_factor: pixels per latent. Whoever changes a weight, a hook or the tokenizer puts it back.
     """
 
     spec: ModelSpec
@@ -38,7 +36,7 @@ class Models:
     vae: Vae
     text_encoder: TextEncoder
     tokenizer: ClipTokenizer
-    dtype: str
+    dtype: str = "float32"
 
     @property
     def vae_scaling(self) -> float:
@@ -70,7 +68,7 @@ class Models:
         return self.tokenizer(prompts, self.max_tokens)
 
     def embed(self, prompts: Sequence[str]) -> jt.Var:
-        """Text embeddings (n, max_tokens, width) in `dtype`: the encoder's last hidden states."""
+        """Text embeddings (n, max_tokens, width): the encoder's last hidden states."""
         with jt.no_grad():
             cuts = range(0, len(prompts), TEXTS_AT_ONCE)
             parts = [self.text_encoder(self.tokenise(prompts[i : i + TEXTS_AT_ONCE])) for i in cuts]
@@ -100,16 +98,16 @@ def _var(values: npt.NDArray[np.float32] | jt.Var) -> jt.Var:
 def load(spec: ModelSpec, dtype: str = "float32") -> Models:
     """The model of `spec`, whose path is a folder, from this process's cache when its files have not changed.
 
-    dtype: of the UNet and the text encoder, float32, float16 or bfloat16. Weights are where jittor's `use_cuda` says.
+    dtype: float32 is what there is. Weights are where jittor's `use_cuda` says.
     Raises: BackendError, all faults of a component together, when its config or weights do not fit these networks.
     """
-    if dtype not in DTYPES:
-        raise BackendError(f"models are not loaded in {dtype}; allowed: {', '.join(DTYPES)}")
+    if dtype != "float32":
+        raise BackendError(f"models are not loaded in {dtype} with Jittor; allowed: float32")
     folder = Path(spec.path)
-    key = (spec, dtype, bool(jt.flags.use_cuda), _stamp(folder))
+    key = (spec, bool(jt.flags.use_cuda), _stamp(folder))
     if key not in _loaded:
         release()  # one at a time: weights of another model are memory that a pass may need
-        _loaded[key] = _load(spec, folder, dtype)
+        _loaded[key] = _load(spec, folder)
     return _loaded[key]
 
 
@@ -124,13 +122,12 @@ def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
     return tuple((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files)
 
 
-def _load(spec: ModelSpec, folder: Path, dtype: str) -> Models:
+def _load(spec: ModelSpec, folder: Path) -> Models:
     return Models(
         spec=spec,
         folder=folder,
-        unet=load_unet(folder / "unet", spec.variant, dtype),
-        vae=load_vae(folder / "vae", spec.variant, "float32"),
-        text_encoder=load_text_encoder(folder / "text_encoder", spec.variant, dtype),
+        unet=load_unet(folder / "unet", spec.variant),
+        vae=load_vae(folder / "vae", spec.variant),
+        text_encoder=load_text_encoder(folder / "text_encoder", spec.variant),
         tokenizer=ClipTokenizer(folder / "tokenizer"),
-        dtype=dtype,
     )

@@ -92,9 +92,9 @@ class Stack:
 
     changes_text = False
 
-    def __init__(self, slots: Sequence[Slot], owners: Sequence[Owner], dtype: str, window: Window):
+    def __init__(self, slots: Sequence[Slot], owners: Sequence[Owner], window: Window):
         self.rates, self.decays = [o.lr for o in owners], [o.weight_decay for o in owners]
-        self.slots, self.owners, self.dtype, self.window = tuple(slots), tuple(owners), dtype, window
+        self.slots, self.owners, self.window = tuple(slots), tuple(owners), window
         self._a_sizes = [s.layer.d_in * s.rank for s in slots]
         self._b_sizes = [s.rank * s.layer.d_out for s in slots]
         rows = [self.row(k, self._first_vector(k)) for k in range(len(owners))]
@@ -117,8 +117,8 @@ class Stack:
         scale = jt.array(self.scale).stop_grad()
         halves = pieces[: len(self.slots)], pieces[len(self.slots) :]
         for slot, a, b in zip(self.slots, *halves, strict=True):
-            slot.term.a = a.reshape(-1, slot.layer.d_in, slot.rank).cast(self.dtype)
-            slot.term.b = (b.reshape(-1, slot.rank, slot.layer.d_out) * scale).cast(self.dtype)
+            slot.term.a = a.reshape(-1, slot.layer.d_in, slot.rank)
+            slot.term.b = b.reshape(-1, slot.rank, slot.layer.d_out) * scale
 
     def trains(self, k: int) -> bool:
         """Whether style k has a rank above 0 in this network."""
@@ -208,7 +208,7 @@ def inject(
         ranks = tuple(o.spec.rank if targeted(path, o.spec.targets) else 0 for o in owners)
         if max(ranks, default=0):
             slots.append(Slot(rename(path), layer, LowRank(rename(path), dropout), max(ranks), ranks))
-    stack = Stack(slots, owners, next(iter(linears.values())).weight.dtype, window)
+    stack = Stack(slots, owners, window)
     for slot in slots:
         slot.layer.adapter = slot.term
     return stack

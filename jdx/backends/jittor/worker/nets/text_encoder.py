@@ -25,7 +25,7 @@ class TextEncoder:
     """
 
     def __init__(self, source: Source, c: TextConfig):
-        self.config, self.dtype = c, source.book.dtype
+        self.config = c
         embeddings = source.below("embeddings")
         self.token_embedding = embeddings.take("token_embedding.weight", c.vocab_size, c.hidden_size)
         self.position_embedding = embeddings.take(
@@ -74,13 +74,13 @@ class Layer:
         return h + self.narrow(self.act(self.wide(self.norm2(h))))
 
 
-def load_text_encoder(folder: Path, variant: str | None, dtype: str) -> TextEncoder:
+def load_text_encoder(folder: Path, variant: str | None) -> TextEncoder:
     """The text encoder in a model's folder.
 
     Raises: BackendError with everything in its config that is not supported, or in its weights that does not fit.
     """
     config = config_of(folder / "config.json", TEXT, TextConfig)
-    source = open_weights(folder, "model", variant, dtype)
+    source = open_weights(folder, "model", variant)
     encoder = TextEncoder(source, config)
     source.book.close(folder)
     return encoder

@@ -22,7 +22,7 @@ class UNet:
 
     def __init__(self, source: Source, c: UNetConfig):
         channels, levels = c.block_out_channels, range(len(c.block_out_channels))
-        self.config, self.dtype = c, source.book.dtype
+        self.config = c
         self.conv_in = Conv(source.below("conv_in"), c.in_channels, channels[0], 3, padding=1)
         time = source.below("time_embedding")
         self.time1 = Linear(time.below("linear_1"), channels[0], c.time_width)
@@ -40,7 +40,7 @@ class UNet:
         t: time steps, one or (N,). states: text states (N, L, D).
         """
         waves = np.broadcast_to(sinusoids(t, self.config), (x.shape[0], self.config.block_out_channels[0]))
-        embedded = jt.array(np.ascontiguousarray(waves)).cast(self.dtype).stop_grad()
+        embedded = jt.array(np.ascontiguousarray(waves)).stop_grad()
         time = silu(self.time2(silu(self.time1(embedded))))
         skips = [self.conv_in(x)]
         for block in self.down:
@@ -188,13 +188,13 @@ def sinusoids(t: int | Sequence[int] | np.ndarray[Any, Any], c: UNetConfig) -> n
     return np.pad(np.concatenate(waves, 1), ((0, 0), (0, width % 2)))
 
 
-def load_unet(folder: Path, variant: str | None, dtype: str) -> UNet:
+def load_unet(folder: Path, variant: str | None) -> UNet:
     """The UNet in a model's folder.
 
     Raises: BackendError with everything in its config that is not supported, or in its weights that does not fit.
     """
     config = config_of(folder / "config.json", UNET, UNetConfig)
-    source = open_weights(folder, "diffusion_pytorch_model", variant, dtype)
+    source = open_weights(folder, "diffusion_pytorch_model", variant)
     unet = UNet(source, config)
     source.book.close(folder)
     return unet

@@ -21,7 +21,7 @@ class Vae:
     """Pixels to the posterior of their latents and back; latents unscaled."""
 
     def __init__(self, source: Source, c: VaeConfig):
-        self.config, self.dtype = c, source.book.dtype
+        self.config = c
         latents = c.latent_channels
         self.encoder = Encoder(source.below("encoder"), c)
         self.decoder = Decoder(source.below("decoder"), c)
@@ -110,13 +110,13 @@ def _through(half: Encoder | Decoder, x: jt.Var) -> jt.Var:
     return half.conv_out(silu(half.norm(x)))
 
 
-def load_vae(folder: Path, variant: str | None, dtype: str) -> Vae:
+def load_vae(folder: Path, variant: str | None) -> Vae:
     """The autoencoder in a model's folder.
 
     Raises: BackendError with everything in its config that is not supported, or in its weights that does not fit.
     """
     config = config_of(folder / "config.json", VAE, VaeConfig)
-    source = open_weights(folder, "diffusion_pytorch_model", variant, dtype)
+    source = open_weights(folder, "diffusion_pytorch_model", variant)
     vae = Vae(source, config)
     source.book.close(folder)
     return vae

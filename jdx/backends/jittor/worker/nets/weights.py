@@ -35,7 +35,6 @@ class Book:
 
     shapes: dict[str, tuple[int, ...]]
     files: dict[str, tuple[Path, str]]  # where a tensor is: the file, and its name there
-    dtype: str
     missing: list[str] = field(default_factory=list)
     misshapen: list[str] = field(default_factory=list)
     taken: set[str] = field(default_factory=set)
@@ -44,14 +43,14 @@ class Book:
     widened: dict[Path, dict[str, np.ndarray[Any, Any]]] = field(default_factory=dict)  # files in bfloat16
 
     def take(self, name: str, shape: tuple[int, ...]) -> jt.Var:
-        """The tensor in `dtype`; where it cannot be had, a fault is noted and zeros stand for it."""
+        """The tensor in float32; where it cannot be had, a fault is noted and zeros stand for it."""
         self.taken.add(name)
         if name not in self.shapes:
             self.missing.append(f"{name} is missing")
         elif self.shapes[name] != shape and not _squeezed(self.shapes[name], shape):
             self.misshapen.append(f"{name} has the shape {self.shapes[name]}, config.json asks for {shape}")
         else:
-            return frozen(self.read(name).reshape(shape), self.dtype)
+            return frozen(self.read(name).reshape(shape))
         return jt.zeros(shape)
 
     def read(self, name: str) -> np.ndarray[Any, Any]:
@@ -105,13 +104,12 @@ class Source:
         self.book.modules[self.path] = module
 
 
-def frozen(values: np.ndarray[Any, Any], dtype: str) -> jt.Var:
-    """A constant in `dtype`, float32, float16 or bfloat16."""
-    made = jt.array(np.ascontiguousarray(values, np.float32))
-    return (made if dtype == "float32" else made.cast(dtype)).stop_grad()
+def frozen(values: np.ndarray[Any, Any]) -> jt.Var:
+    """A constant in float32."""
+    return jt.array(np.ascontiguousarray(values, np.float32)).stop_grad()
 
 
-def open_weights(folder: Path, stem: str, variant: str | None, dtype: str) -> Source:
+def open_weights(folder: Path, stem: str, variant: str | None) -> Source:
     """The weights of a component's folder, sharded or whole, in the variant asked for or else the plain one.
 
     Raises: BackendError when there are none or they cannot be read.
@@ -120,7 +118,7 @@ def open_weights(folder: Path, stem: str, variant: str | None, dtype: str) -> So
     if file is None:
         raise BackendError(f"{folder} holds no {stem}.safetensors")
     files = _shards(file) if file.suffix == ".json" else [file]
-    book = Book({}, {}, dtype)
+    book = Book({}, {})
     for part in files:
         try:
             with safe_open(str(part), framework="numpy") as opened:
