@@ -26,7 +26,7 @@ from jdx.backends.jittor.environment import Environment, Place
 from jdx.backends.jittor.interpreter import JITTOR, Interpreter
 from jdx.backends.jittor.process import Hearing, Patience, Worker
 from jdx.backends.jittor.protocol import NOISE, write_job
-from jdx.errors import Fault
+from jdx.errors import BackendError, Fault
 from jdx.progress import Progress
 
 WORKER = "jdx.backends.jittor.worker"
@@ -83,10 +83,23 @@ class JittorBackend(Backend):
         return {"python": ".".join(map(str, found.python)), **found.packages}
 
     def check(self, model: ModelSpec) -> list[str]:
-        """Faults of the model, read from names and small configs."""
-        from jdx.backends.torch.hub import spec_faults
+        """Faults of the model, read from names and small configs; a hub id's scheduler once it is in the cache."""
+        from jdx.backends.torch.hub import locate, spec_faults
 
-        return spec_faults(model)
+        if faults := spec_faults(model):
+            return faults
+        try:
+            return self._scheduler_faults(locate(model, download=False))
+        except BackendError:
+            return []
+
+    def _scheduler_faults(self, folder: Path) -> list[str]:
+        """What the samplers of the worker do not know of a model's scheduler file."""
+        from jdx.backends.jittor.worker.jobs.levels import config_faults, read_config
+
+        return [
+            f"{fault.key} = {fault.value}: {fault.allowed}" for fault in config_faults(read_config(folder))
+        ]
 
     def name_faults(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from jdx.backends.jittor.backend import JittorBackend
 from jdx.backends.jittor.environment import Environment, Place
 from jdx.backends.jittor.interpreter import JDIFFUSION, KEY, README, Interpreter, jdiffusion_faults, probe
@@ -37,6 +39,9 @@ class JDiffusionBackend(JittorBackend):
 
     def _environment(self, place: Place) -> Environment:
         return JDiffusionEnvironment(place)
+
+    def _scheduler_faults(self, folder: Path) -> list[str]:
+        return []  # its schedulers are diffusers' own
 
     def identity(self) -> dict[str, str]:
         """Results depend on the versions that its user has installed."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from jdx import validation
+from jdx import ROOT, validation
 from jdx.backends import make_backend, settings_of
+from jdx.backends.base import ModelSpec
 from jdx.backends.jittor.backend import JittorBackend
 from jdx.backends.jittor.limits import JDIFFUSION_LIMITS, LIMITS
 from jdx.errors import ConfigError
@@ -81,3 +84,15 @@ def test_relative_places_are_the_commands(tmp_path: Path) -> None:
     anchored = validation.anchored(plain, tmp_path)["backend"]
     assert anchored["python"] == str(tmp_path / "jt" / "python")
     assert anchored["home"] == str(tmp_path / "jt" / "home")
+
+
+def test_a_scheduler_that_the_worker_does_not_know_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(ROOT / "data" / "mini" / "weights" / "model", model)
+    backend = make_backend("jittor", device="cpu", timeout=60.0)
+    assert backend.check(ModelSpec(str(model))) == []
+    file = model / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "use_karras_sigmas": True}))
+    (fault,) = backend.check(ModelSpec(str(model)))
+    assert "scheduler.use_karras_sigmas = True" in fault
+    assert make_backend("jdiffusion", device="cpu", timeout=60.0).check(ModelSpec(str(model))) == []
