@@ -176,7 +176,7 @@ def _recipe(
         "horizon": None if config.optim.schedule in PREFIX_SAFE else config.train.steps,
         "batch": [config.train.batch_size, config.train.accumulation],
         "adamw": [*config.optim.betas, config.optim.eps],
-        "dropout": config.lora.dropout,
+        "dropout": config.lora.dropout if spec.unet.rank or spec.text_encoder.rank else 0.0,
         # Other bits by design, and fixed by the number of samples of a pass; otherwise no part of the recipe.
         **({"deterministic": config.backend.micro_batch} if config.train.deterministic else {}),
     }

@@ -178,8 +178,9 @@ class Adapted:
 
 def generate(bench: Bench, drawn: Mapping[str, Adapted], seeds: Seeds) -> dict[str, Path]:
     """{style: folder of PNGs} for {style: the adapters it is drawn with}."""
-    sampler = bench.config.sampler
+    sampler, lora = bench.config.sampler, bench.config.lora
     guided, enhancer = sampler.guidance_scale > 1.0, bench.config.method.enhancer
+    adapted = bool(lora.unet.rank or lora.text_encoder.rank)  # else there is nothing that could be scaled
     with bench.store.workspace() as work:
         starts = start_pictures(bench, list(drawn), work)
         jobs = {
@@ -189,7 +190,7 @@ def generate(bench: Bench, drawn: Mapping[str, Adapted], seeds: Seeds) -> dict[s
                 pictures=tuple(_picture(bench, style, prompt, n) for prompt, n in seeds[style].items()),
                 init=starts.get(style),
                 blend=_blend(bench, one.coarse),
-                lora_scale=1.0 if one.adapter is None else sampler.lora_scale,
+                lora_scale=sampler.lora_scale if adapted and one.adapter is not None else 1.0,
                 enhanced=enhancer.branches if enhancer.enabled and guided else "conditional",
             )
             for style, one in drawn.items()
@@ -235,7 +236,7 @@ def _blend(bench: Bench, adapter: Path | None) -> BlendSpec | None:
         f2c_layers=tuple(blend.f2c.layers),
         f2c_share=blend.f2c.share,
         adapter=adapter,
-        lora_scale=blend.coarse.lora_scale,
+        lora_scale=blend.coarse.lora_scale if bench.config.lora.unet.rank else 1.0,  # of the UNet alone
     )
 
 

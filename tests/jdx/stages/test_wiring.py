@@ -259,6 +259,20 @@ def test_stylising_gets_what_the_settings_say(lab: Lab) -> None:
     assert {which for _, which in fixed.styles[0].contents.values()} == {2}
 
 
+def test_what_acts_on_adapters_is_no_part_of_a_result_without_any(lab: Lab) -> None:
+    idle = ("lora.dropout=0.3", "sampler.lora_scale=0.5", "method.blend.coarse.lora_scale=0.9")
+    for method in ("method=textual_inversion", "method=vae_enhancer"):
+        settings = (method, "method.blend.enabled=true", "lora.unet.rank=0")
+        lab.run(*settings)
+        _, stages = lab.run(*settings, *idle)
+        assert all(tally["made"] == 0 for tally in stages.values()), method
+        text = (*settings, "lora.text_encoder.rank=2")
+        lab.run(*text)
+        for change, stage in (("lora.dropout=0.3", "train"), ("sampler.lora_scale=0.5", "generate")):
+            assert lab.run(*text, change)[1][stage]["made"] == 2, change
+        assert lab.run(*text, "method.blend.coarse.lora_scale=0.9")[1]["generate"]["made"] == 0
+
+
 CHANGES = {
     "prior": ("method.prior.per_word=1", "method.prior.sampler.steps=4", "train.seed=13"),
     "encode": ("train.crop.scale=1.25", "train.crop.flip=0.5", "train.crop.variants=2", "train.crop.random=false",
