@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from launcher.base import Handle, Kind, State, Status, job_id
+from launcher.base import Handle, JobSpec, Kind, State, Status, job_id
 from launcher.folder import JOB, STOP, read_events, read_json, read_result, write_atomic
 from sweeps.ledger import Ticket
 
@@ -62,6 +62,7 @@ class Job:
     seed: int | None
     folder: Path
     attempt: int = 0
+    spec: JobSpec | None = None  # of the next attempt, where it was made beforehand
     handle: Handle | None = None  # of the attempt that runs
     status: Status | None = None
     outcome: Mapping[str, Any] | None = None  # the result's value, when it ended well

@@ -29,6 +29,8 @@ class Composer:
         self._base: DictConfig | None = None
         self._plain: Plain = {}
         self._quick: bool | None = None  # None = not tried yet
+        self._typed: list[Override] = []
+        self._places: dict[str, Any] = {}
 
     def __call__(self, point: Sequence[str]) -> Plain:
         """The configuration of the fixed overrides and of a point's. Raises: what Hydra raises."""
@@ -52,6 +54,7 @@ class Composer:
         if self._base is None:
             self._base = self._loader.load_sweep_config(self._config, self._fixed)
             self._plain = _plain(self._base)
+            self._typed = OverridesParser.create().parse_overrides(self._plain["hydra"]["overrides"]["task"])
         parser = OverridesParser.create()
         overrides = parser.parse_overrides(list(point))
         if not all(self._is_value(override) for override in overrides):
@@ -66,27 +69,35 @@ class Composer:
         hydra = plain["hydra"]
         hydra["overrides"]["task"] += [str(override.input_line) for override in overrides]
         naming = hydra["job"]["config"]["override_dirname"]
-        every = parser.parse_overrides(hydra["overrides"]["task"])
         hydra["job"]["override_dirname"] = get_overrides_dirname(
-            every, naming["exclude_keys"], naming["item_sep"], naming["kv_sep"]
+            [*self._typed, *overrides], naming["exclude_keys"], naming["item_sep"], naming["kv_sep"]
         )
         return plain
 
     def _is_value(self, override: Override) -> bool:
-        key = override.key_or_group
-        path, _, last = key.rpartition(".")
         if override.type is not OverrideType.CHANGE or override.package or override.is_hydra_override():
             return False
-        if isinstance(override.value(), dict) or self._loader.get_group_options(key):
+        key = override.key_or_group
+        if key not in self._places:
+            self._places[key] = self._place(key)
+        place = self._places[key]
+        if isinstance(override.value(), dict) or place is None:
             return False
+        return isinstance(override.value(), list) if OmegaConf.is_list(place) else not OmegaConf.is_dict(place)
+
+    def _place(self, key: str) -> Any:
+        """The node that a value of this key would replace; None where Hydra has to look at it.
+
+        Asking for a group reads the folders of conf/, so it is done once per key.
+        """
+        path, _, last = key.rpartition(".")
+        if self._loader.get_group_options(key):
+            return None
         assert self._base is not None
         parent = OmegaConf.select(self._base, path) if path else self._base
         # A typed parent would convert and check the value, which is left to it.
         there = isinstance(parent, DictConfig) and OmegaConf.get_type(parent) is dict and last in parent
-        if not there:
-            return False
-        node = parent._get_node(last)
-        return isinstance(override.value(), list) if OmegaConf.is_list(node) else not OmegaConf.is_dict(node)
+        return parent._get_node(last) if there else None
 
 
 def _plain(config: DictConfig) -> Plain:

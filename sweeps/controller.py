@@ -100,6 +100,7 @@ class Controller:
                     self._start()
                     self.ledger.sign(self.config)
                     self.view.refresh(self._progress())
+                    self._look_ahead()
                     if self.trials:
                         self.executor.wait(TICK)
                     elif not self._over():
@@ -194,6 +195,8 @@ class Controller:
         if not active:
             return
         statuses = self.executor.poll([job.handle for job in active if job.handle is not None])
+        over = sum(status.over for status in statuses.values())
+        self._start_ready(over)  # before the study is told: that takes longer than starting
         for job in active:
             trial = self.trials.get(job.ticket.number)
             if trial is None or job.handle is None:
@@ -354,8 +357,24 @@ class Controller:
                 return
             room -= 1
 
-    def _room(self) -> int:
-        active = len(self._active())
+    def _start_ready(self, freed: int) -> None:
+        """Give places that were freed to jobs whose point is known already."""
+        if not (freed and self.queue) or self._draining or self._resting:
+            return
+        for _ in range(min(self._room(freed), len(self.queue))):
+            if not self._submit(self.queue.popleft()):
+                return
+
+    def _look_ahead(self) -> None:
+        """Have one point and its job ready for the next free slot, where results cannot change the choice."""
+        idle = self._draining or self._resting or self.queue or not self.trials
+        if not idle and self.ledger.may_look_ahead and self._ask():
+            job = self.queue[0]
+            job.spec = self.maker(job.ticket, job.seed, job.folder, job.attempt)
+
+    def _room(self, freed: int = 0) -> int:
+        """Jobs that may start now; freed: of those that are still followed, how many are over."""
+        active = len(self._active()) - freed
         limit = math.inf if self.rules.n_jobs is None else self.rules.n_jobs - active
         if limit <= 0 or not (self.queue or (self.ledger.left() and not self._too_many_failed())):
             return 0
@@ -393,7 +412,9 @@ class Controller:
         try:
             job.folder.mkdir(parents=True, exist_ok=True)
             job.clear()
-            handle = self.executor.submit(self.maker(job.ticket, job.seed, job.folder, job.attempt))
+            spec = job.spec or self.maker(job.ticket, job.seed, job.folder, job.attempt)
+            job.spec = None  # another attempt is another job
+            handle = self.executor.submit(spec)
             self.view.happened("submitted", job.ticket.number)
             job.keep_handle(handle)
         except AlreadyRunningError:

@@ -37,6 +37,8 @@ REASON = "jdx:reason"
 RECORD = "jdx:record"  # attempts, seconds, gpu_seconds, run_dirs, repetitions: in one piece, since each write is a sync
 WARM = "warm start"
 VALUES = "jdx:values"  # of a result that is known from elsewhere, as long as it is being told
+BLIND = (PlanSampler, optuna.samplers.RandomSampler, optuna.samplers.QMCSampler)
+"""Samplers that do not learn from results."""
 OWNER_STALE = 900.0
 """Seconds without a sign of life after which another host's controller is taken for dead."""
 SIGN_EVERY = 60.0
@@ -92,6 +94,14 @@ class Ledger:
             self._counted = time.monotonic()
         return max(0, self.n_trials - self._begun)
 
+    @property
+    def may_look_ahead(self) -> bool:
+        """Whether the next point may be asked for before a slot is free: no result that comes meanwhile could change it.
+
+        Not where controllers share a study: a point that waits here could run there.
+        """
+        return not self.shared and isinstance(self.study.sampler, BLIND)
+
     # --- asking ---------------------------------------------------------------------------------------------------
 
     def ask(self, config: Any) -> Ticket | None:
@@ -114,10 +124,11 @@ class Ledger:
 
     def _is_double(self, trial: optuna.trial.Trial) -> bool:
         """Whether a point from the queue stands there twice, or its trial that was given up has ended after all."""
-        mark = next((key for key in (AGAIN, WARM) if key in trial.user_attrs), None)
+        attrs = trial._cached_frozen_trial.user_attrs  # as it was asked for: `user_attrs` would read it again
+        mark = next((key for key in (AGAIN, WARM) if key in attrs), None)
         if mark is None:
             return False
-        origin, trials = trial.user_attrs[mark], self.trials()
+        origin, trials = attrs[mark], self.trials()
         earlier = [one for one in trials[: trial.number] if UNCOUNTED not in one.user_attrs]
         if any(one.user_attrs.get(mark) == origin for one in earlier):
             return True

@@ -272,3 +272,22 @@ def test_stopping_by_hand_with_several_objectives_gives_no_estimate(tmp_path: Pa
     controller, _ = bench.run()
     assert controller.ledger.trials()[3].state.name == "PRUNED"
     assert 3 not in {trial.number for trial in controller.ledger.front()}
+
+
+@pytest.mark.parametrize(
+    ("sampler", "shared", "ahead"), [(None, False, True), ("random", False, True), ("tpe", False, False), (None, True, False)]
+)
+def test_the_next_point_is_ready_where_results_cannot_change_it(
+    tmp_path: Path, sampler: str | None, shared: bool, ahead: bool
+) -> None:
+    notes = Notes()
+    bench = Bench(tmp_path, words=["x=range(0,4)"], n_trials=4, sampler=sampler, shared=shared, rules={"n_jobs": 1})
+    controller, done = bench.run(notes)
+    assert done
+    assert bench.starts() == Counter({f"{n}.0": 1 for n in range(4)})
+    order = [(what, number) for what, number, _ in notes.events if what in {"asked", "started", "finished"}]
+    for number in range(1, 4):
+        before = order.index(("asked", number)) < order.index(("finished", number - 1))
+        assert before == ahead
+        assert order.index(("asked", number)) > order.index(("started", number - 1))  # one ahead, not more
+    assert len(controller.ledger.trials()) == 4
