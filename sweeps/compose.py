@@ -83,7 +83,9 @@ class Composer:
         place = self._places[key]
         if isinstance(override.value(), dict) or place is None:
             return False
-        return isinstance(override.value(), list) if OmegaConf.is_list(place) else not OmegaConf.is_dict(place)
+        return (
+            isinstance(override.value(), list) if OmegaConf.is_list(place) else not OmegaConf.is_dict(place)
+        )
 
     def _place(self, key: str) -> Any:
         """The node that a value of this key would replace; None where Hydra has to look at it.

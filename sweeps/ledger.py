@@ -96,7 +96,7 @@ class Ledger:
 
     @property
     def may_look_ahead(self) -> bool:
-        """Whether the next point may be asked for before a slot is free: no result that comes meanwhile could change it.
+        """Whether the next point may be asked for before a slot is free: no result could change it.
 
         Not where controllers share a study: a point that waits here could run there.
         """

@@ -275,13 +275,16 @@ def test_stopping_by_hand_with_several_objectives_gives_no_estimate(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("sampler", "shared", "ahead"), [(None, False, True), ("random", False, True), ("tpe", False, False), (None, True, False)]
+    ("sampler", "shared", "ahead"),
+    [(None, False, True), ("random", False, True), ("tpe", False, False), (None, True, False)],
 )
 def test_the_next_point_is_ready_where_results_cannot_change_it(
     tmp_path: Path, sampler: str | None, shared: bool, ahead: bool
 ) -> None:
     notes = Notes()
-    bench = Bench(tmp_path, words=["x=range(0,4)"], n_trials=4, sampler=sampler, shared=shared, rules={"n_jobs": 1})
+    bench = Bench(
+        tmp_path, words=["x=range(0,4)"], n_trials=4, sampler=sampler, shared=shared, rules={"n_jobs": 1}
+    )
     controller, done = bench.run(notes)
     assert done
     assert bench.starts() == Counter({f"{n}.0": 1 for n in range(4)})
