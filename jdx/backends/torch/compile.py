@@ -74,6 +74,11 @@ class Work:
     seconds: float
     shape: str
 
+    @property
+    def kind(self) -> tuple[Use, str]:
+        """What jobs have in common that the same compilation serves, however long they are."""
+        return self.use, self.shape
+
 
 def work_of(use: Use, unet: Any, samples: int, latent: tuple[int, int], shape: str, passes: int = 0) -> Work:
     """An estimate of the seconds without compilation from measured rates, scaled to model, picture and card."""
@@ -90,7 +95,9 @@ def work_of(use: Use, unet: Any, samples: int, latent: tuple[int, int], shape: s
 def choose(setting: CompileSetting, device: torch.device, work: Work) -> Mode:
     """How the denoiser is run for this job; "off" where nothing can be compiled, said in one line.
 
-    auto: on a GPU, what is expected to be done first. What this process or the disk has already costs less or nothing.
+    auto: on a GPU, what is expected to be done first. What this process or the disk has already costs less or nothing;
+    and since jobs of the same shapes tend to follow each other (a sweep), what earlier ones of this process would have
+    saved is taken off the price. So at worst twice the best is paid (ski rental).
     """
     if setting == "off" or (setting == "auto" and device.type != "cuda"):
         return "off"
@@ -101,8 +108,11 @@ def choose(setting: CompileSetting, device: torch.device, work: Work) -> Mode:
         return setting
     totals: dict[Mode, float] = {"off": work.seconds - LEAST_GAIN}
     for mode, price in PRICES[work.use].items():
-        totals[mode] = work.seconds * (1 - price.gain) + _cost(price, mode, work)
+        missed = price.gain * _uncompiled.get(work.kind, 0.0)
+        totals[mode] = work.seconds * (1 - price.gain) + max(0.0, _cost(price, mode, work) - missed)
     best = min(totals, key=lambda mode: totals[mode])
+    if best == "off":
+        _uncompiled[work.kind] = _uncompiled.get(work.kind, 0.0) + work.seconds
     log.info("compilation: %s, for about %.0f s of passes", best, work.seconds)
     return best
 
@@ -130,15 +140,17 @@ def _say(text: str) -> None:
     log.warning("%s", text)
 
 
-_compiled: set[tuple[Mode, Work]] = set()
-"""What this process has compiled, whatever the length of the job."""
+_compiled: set[tuple[Mode, tuple[Use, str]]] = set()
+"""The kinds of work that this process has compiled."""
+_uncompiled: dict[tuple[Use, str], float] = {}
+"""Seconds of work of each kind that this process did without compiling it."""
 
 
 def remember(mode: Mode, work: Work) -> None:
     """Note that the passes of this work are compiled, in this process and on disk."""
     if mode == "off":
         return
-    _compiled.add((mode, Work(work.use, 0.0, work.shape)))
+    _compiled.add((mode, work.kind))
     if folder := os.environ.get(CACHE):
         mark = Path(folder) / "jdx" / _mark(mode, work)
         mark.parent.mkdir(parents=True, exist_ok=True)
@@ -146,7 +158,7 @@ def remember(mode: Mode, work: Work) -> None:
 
 
 def _cost(price: Price, mode: Mode, work: Work) -> float:
-    if (mode, Work(work.use, 0.0, work.shape)) in _compiled:
+    if (mode, work.kind) in _compiled:
         return 0.0
     folder = os.environ.get(CACHE)
     return price.warm if folder and (Path(folder) / "jdx" / _mark(mode, work)).exists() else price.cold

@@ -38,6 +38,7 @@ CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Nothing compiled yet, in this process or on disk; tracing without a C++ compiler's minutes."""
     monkeypatch.setattr(compile, "_compiled", set())
+    monkeypatch.setattr(compile, "_uncompiled", {})
     monkeypatch.setattr(compile, "BACKEND", "aot_eager")
     monkeypatch.setenv(compile.CACHE, str(tmp_path / "kernels"))
     torch._dynamo.reset()
@@ -79,7 +80,7 @@ def test_long_jobs_are_compiled_and_short_ones_are_not(monkeypatch: pytest.Monke
     monkeypatch.setattr(compile, "missing", lambda device: "")
     price = compile.PRICES["train"]["full"]
     even = (price.cold + compile.LEAST_GAIN) / price.gain  # where compiling has cost what it saves
-    assert compile.choose("auto", CUDA, work(even - 1)) == "off"
+    assert compile.choose("auto", CUDA, work(even - 1, "another")) == "off"
     assert compile.choose("auto", CUDA, work(even + 1)) == "full"
     assert compile.choose("auto", CPU, work(10 * even)) == "off"
     assert compile.choose("off", CUDA, work(10 * even)) == "off"
@@ -91,17 +92,36 @@ def test_what_is_compiled_already_costs_less(monkeypatch: pytest.MonkeyPatch) ->
     price = compile.PRICES["train"]["full"]
     short = 2 * compile.LEAST_GAIN / price.gain
     on_disk = (price.warm + 2 * compile.LEAST_GAIN) / price.gain
-    assert compile.choose("auto", CUDA, work(on_disk)) == "off"
+
+    def chosen(seconds: float, shape: str = "one") -> str:
+        monkeypatch.setattr(compile, "_uncompiled", {})
+        return compile.choose("auto", CUDA, work(seconds, shape))
+
+    assert chosen(on_disk) == "off"
     compile.remember("off", work(on_disk))
-    assert compile.choose("auto", CUDA, work(on_disk)) == "off"
+    assert chosen(on_disk) == "off"
     compile.remember("full", work(on_disk))
-    assert compile.choose("auto", CUDA, work(short)) == "full"
-    assert compile.choose("auto", CUDA, work(short, "another")) == "off"
+    assert chosen(short) == "full"
+    assert chosen(short, "another") == "off"
     monkeypatch.setattr(compile, "_compiled", set())  # another process with the same kernels
-    assert compile.choose("auto", CUDA, work(short)) == "off"
-    assert compile.choose("auto", CUDA, work(on_disk)) == "full"
+    assert chosen(short) == "off"
+    assert chosen(on_disk) == "full"
     monkeypatch.delenv(compile.CACHE)
-    assert compile.choose("auto", CUDA, work(on_disk)) == "off"
+    assert chosen(on_disk) == "off"
+
+
+def test_jobs_that_follow_each_other_are_compiled_once_it_would_have_paid(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Trainings of 150 s: together those before the first compiled one would have saved its price, and hardly more."""
+    monkeypatch.setattr(compile, "missing", lambda device: "")
+    price = compile.PRICES["train"]["full"]
+    modes: list[compile.Mode] = []
+    while not modes or modes[-1] == "off":
+        assert compile.choose("auto", CUDA, work(1.0, "in between")) == "off"
+        modes.append(compile.choose("auto", CUDA, work(150.0)))
+    saved = price.gain * 150.0 * len(modes)
+    assert price.cold <= saved <= price.cold + price.gain * 150.0 + compile.LEAST_GAIN
 
 
 def test_without_a_compiler_it_is_said_once_and_nothing_is_compiled(
