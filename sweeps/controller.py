@@ -421,9 +421,7 @@ class Controller:
             job.attempt = int(read_lease(job.folder).get("attempt", job.attempt))
             job.handle = job.last_handle()
             self.executor.adopt(job.handle)
-        except (
-            UnreachableError
-        ):  # the executor says so, once, and raises another error when it has waited enough
+        except UnreachableError:  # the executor has said so, and bounds it
             self.queue.appendleft(job)
             self._resting_until = time.monotonic() + REST
             return False
