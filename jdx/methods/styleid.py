@@ -106,14 +106,19 @@ def adain(content: Tensor, style: Tensor) -> Tensor:
     return sigma_s * (content - mu_c) / sigma_c.clamp_min(torch.finfo(content.dtype).tiny) + mu_s
 
 
-def inject(q_c: Tensor, q: Tensor, k_s: Tensor, v_s: Tensor, gamma: float, temperature: float) -> Tensor:
+def inject(
+    q_c: Tensor, q: Tensor, k_s: Tensor, v_s: Tensor, gamma: float | Tensor, temperature: float | Tensor
+) -> Tensor:
     """StyleID's style injection, query preservation γ and attention temperature τ: softmax(τ·Q̃·K_sᵀ/√d)·V_s.
 
     Q̃ = γ·Q_c + (1 − γ)·Q. τ belongs here alone: attentions without injection keep the plain softmax.
     q_c, q: (B, heads, S, d), the queries of the content and of the picture being drawn. k_s, v_s:
-    (B, heads, S', d).
+    (B, heads, S', d). γ, τ: numbers or tensors (); τ as a tensor is multiplied into Q̃.
     """
+    import torch
     import torch.nn.functional as F
 
     q_mix = gamma * q_c + (1 - gamma) * q
+    if isinstance(temperature, torch.Tensor):
+        q_mix, temperature = q_mix * temperature, 1.0
     return F.scaled_dot_product_attention(q_mix, k_s, v_s, scale=temperature / q.shape[-1] ** 0.5)

@@ -50,10 +50,10 @@ class Price:
 
 PRICES: dict[Use, dict[Mode, Price]] = {
     "train": {"full": Price(96.0, 40.0, 0.175)},
-    "draw": {"regional": Price(4.0, 2.0, 0.10), "full": Price(35.0, 12.0, 0.36)},
+    "draw": {"full": Price(53.0, 15.0, 0.26)},
 }
 """Stable Diffusion 2.1 on an H200 in bfloat16: 15 styles of rank 32, two samples each; 50 pictures' forward pass."""
-RATES: dict[Use, float] = {"train": 167.0, "draw": 341.0}
+RATES: dict[Use, float] = {"train": 167.0, "draw": 394.0}
 """Samples a second without compilation in the same measurements, but for what a pass takes whatever its samples."""
 PASSES: dict[Use, float] = {"train": 0.0164, "draw": 0.0}
 """Those seconds of a pass: 2, 8, 30 and 60 samples took 28, 62, 196 and 377 ms (as CUDA graphs)."""

@@ -94,8 +94,8 @@ def free_memory(device: torch.device) -> int:
     return max(0, free)
 
 
-def pictures_that_fit(device: torch.device, resolution: int, gib_at_512: float) -> int:
-    """Pictures in one pass, given the working memory of one at 512 px in GiB; 1 to 32.
+def pictures_that_fit(device: torch.device, resolution: int, gib_at_512: float, most: int = 32) -> int:
+    """Pictures in one pass, given the working memory of one at 512 px in GiB; 1 to `most`.
 
     On a CPU a bigger batch wins little, so the batch is what eight pictures of 128 px need.
     """
@@ -104,7 +104,7 @@ def pictures_that_fit(device: torch.device, resolution: int, gib_at_512: float) 
         return max(1, min(8, int(0.5 / area)))
     free = free_memory(device)
     reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return max(1, min(32, int(0.8 * (free + reserved) / (gib_at_512 * area * 2**30))))
+    return max(1, min(most, int(0.8 * (free + reserved) / (gib_at_512 * area * 2**30))))
 
 
 def in_batches(items: Sequence[T], size: int, work: Callable[[Sequence[T]], R], what: str) -> list[R]:
@@ -128,3 +128,10 @@ def in_batches(items: Sequence[T], size: int, work: Callable[[Sequence[T]], R], 
         torch.cuda.empty_cache()  # outside the except block, whose traceback keeps the failed batch alive
         log.warning("%s: out of GPU memory, going on with batches of %d", what, size)
     return results
+
+
+def send(x: torch.Tensor, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """A tensor of host memory on the device, without waiting until the device has done what it was given before."""
+    if device.type != "cuda":
+        return x.to(device, dtype)
+    return x.to(dtype or x.dtype).pin_memory().to(device, non_blocking=True)

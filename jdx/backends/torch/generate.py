@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -15,24 +13,30 @@ from PIL import Image
 from torch import Tensor
 
 from data.challenge import load_picture
-from jdx.backends.base import GenerateJob, InitSpec, OnStyle, PictureSpec, StyleDrawJob
+from jdx.backends.base import GenerateJob, InitSpec, OnStyle, PictureSpec, SamplerSpec, StyleDrawJob
 from jdx.backends.draw_checks import drawing_faults
 from jdx.backends.torch.adapter_reader import load_adapter
 from jdx.backends.torch.adapters import Adapter
 from jdx.backends.torch.blend import Blending, blend_faults, branch_weights
+from jdx.backends.torch.develop import Developer, Folder, Handover, Picture
 from jdx.backends.torch.devices import in_batches, pictures_that_fit
 from jdx.backends.torch.enhancer import add
+from jdx.backends.torch.inference import Denoiser, denoiser, even_rows
 from jdx.backends.torch.merge import unet_weights, worn
 from jdx.backends.torch.models import Models
 from jdx.backends.torch.pictures import PictureWriter, to_pixels
 from jdx.backends.torch.sampling import Run, from_noise, from_picture, sample, start_run
-from jdx.errors import BackendError, ConfigError, Fault
+from jdx.errors import ConfigError, Fault
 from jdx.methods.blend import FINE
 from jdx.methods.prompts import interpolate
-from jdx.progress import Progress, Task
+from jdx.progress import Progress
 
 GIB_AT_512 = 0.5
 """Working memory of one guided picture, 512 px, bfloat16: diffusers takes 3 / 5 / 15 GiB for 1 / 5 / 25."""
+MOST = 25
+"""Pictures in a pass: a contest style's prompts. Larger passes are no faster, and class pictures take the same ones."""
+SHARED_ON = "cuda"
+"""Devices on which styles of equal weights share batches."""
 DECODED = 8
 """Pictures the VAE decodes in one pass; its widest activations would otherwise rule the memory."""
 
@@ -45,18 +49,63 @@ def generate(job: GenerateJob, models: Models, out: Path, progress: Progress, on
     """
     if faults := job_faults(job, models):
         raise ConfigError(faults, what="drawing job")
+    folders = [Folder.of(one.style, out / one.style, (p.file for p in one.pictures)) for one in job.styles]
     total = sum(len(style.pictures) for style in job.styles)
+    groups = _groups(job.styles, folders, models.device)
+    sizes = [sum(len(folder.missing) for _, folder in group) for group in groups]
     with progress.task("drawing", total) as task, PictureWriter() as writer:
-        drawer = Drawer(job, models, writer, task)
-        finishing: deque[tuple[str, Path, list[Future[None]]]] = deque()
+        task.advance(total - sum(sizes))
+        developer = Developer(models, writer, DECODED, task.advance)
+        drawer = Drawer(job, models, developer, _passes(job, models, sizes))
+        hand_over = Handover(folders, on_style)
         try:
-            for style in job.styles:
-                finishing.append((style.style, out / style.style, drawer.draw(style, out / style.style)))
-                if len(finishing) > 1:  # this style's files are still being written; the one before is done
-                    _finish(*finishing.popleft(), on_style)
+            for group in groups:
+                drawer.draw(group, hand_over)
         finally:
-            while finishing:
-                _finish(*finishing.popleft(), on_style)
+            try:
+                developer.finish()
+            finally:  # what is complete is handed over, whatever happened to the rest
+                hand_over(wait=True)
+
+
+Style = tuple[StyleDrawJob, Folder]
+Todo = tuple[Picture, PictureSpec]
+
+
+def _groups(
+    styles: Sequence[StyleDrawJob], folders: Sequence[Folder], device: torch.device
+) -> list[list[Style]]:
+    """Neighbours that are drawn with the same weights and from the same start: a GPU draws them in common batches.
+
+    Class pictures are eight a word, and a card wants thirty. A CPU gains nothing by it.
+    """
+
+    def drawn_with(one: Style) -> object:
+        return replace(one[0], style="", pictures=()) if device.type == SHARED_ON else one[0].style
+
+    todo = [(style, folder) for style, folder in zip(styles, folders, strict=True) if folder.missing]
+    return [list(group) for _, group in groupby(todo, drawn_with)]
+
+
+def _passes(job: GenerateJob, models: Models, sizes: Sequence[int]) -> Denoiser:
+    """The UNet's passes for groups of these sizes. Blending changes layers in mid-drawing: not for compiled code."""
+    setting = "off" if any(style.blend for style in job.styles) else job.compile
+    side, halves = job.resolution // models.vae_factor, rows_of(job.sampler)
+    samples = sum(sizes) * job.sampler.steps * halves
+    rows = halves * even_rows(sizes, most_at_once(job, models))
+    return denoiser(models, setting, samples, (side, side), rows, "drawing")
+
+
+def most_at_once(job: GenerateJob, models: Models, branches: int = 1) -> int:
+    """Pictures that one pass takes. branches: 2 where two are drawn for each."""
+    wide = models.dtype.itemsize / 2
+    each = GIB_AT_512 * wide * rows_of(job.sampler) / 2 * branches
+    return job.batch_size or pictures_that_fit(models.device, job.resolution, each, MOST)
+
+
+def rows_of(sampler: SamplerSpec) -> int:
+    """Rows of a picture in one pass: two with classifier-free guidance."""
+    return 1 if sampler.guidance_scale == 1.0 else 2
 
 
 def job_faults(job: GenerateJob, models: Models) -> list[Fault]:
@@ -69,21 +118,16 @@ def job_faults(job: GenerateJob, models: Models) -> list[Fault]:
     return list(dict.fromkeys(faults))
 
 
-def _finish(style: str, folder: Path, files: list[Future[None]], on_style: OnStyle) -> None:
-    for file in files:
-        file.result()
-    on_style(style, folder)
-
-
 @dataclass(frozen=True)
 class Prepared:
-    """What all batches of a style share: text embeddings by prompt, and the start picture's posterior.
+    """What all batches of a group share: text embeddings by prompt, and the start picture's posterior.
+
+    style: any of the group's, they differ in nothing but names and pictures.
 
     biases: what an enhancer adds to the prompts' and to the negatives' embeddings, (tokens, width) or nothing.
     """
 
     style: StyleDrawJob
-    folder: Path
     text: dict[str, Tensor]
     coarse_text: dict[str, Tensor]
     moments: tuple[Tensor, Tensor] | None
@@ -92,31 +136,40 @@ class Prepared:
 
 @dataclass
 class Drawer:
-    """Draws one style after the other with one model."""
+    """Draws one group of styles after the other with one model."""
 
     job: GenerateJob
     models: Models
-    writer: PictureWriter
-    task: Task
+    developer: Developer
+    denoise: Denoiser
 
-    def draw(self, style: StyleDrawJob, folder: Path) -> list[Future[None]]:
-        """Start writing the missing pictures of a style; the folder is complete when all futures are done."""
-        folder.mkdir(parents=True, exist_ok=True)
-        todo = [picture for picture in style.pictures if not (folder / picture.file).exists()]
-        self.task.advance(len(style.pictures) - len(todo))
-        if not todo:
-            return []
+    def draw(self, group: Sequence[Style], launched: Callable[[], None] = lambda: None) -> None:
+        """Draw the missing pictures of styles that share their weights; launched(): after each batch.
+
+        The last batch is still under way in the developer when this returns.
+        """
+        style = group[0][0]
+        todo: list[Todo] = [
+            (folder.picture(spec.file), spec)
+            for one, folder in group
+            for spec in one.pictures
+            if spec.file in folder.missing
+        ]
         with torch.no_grad(), ExitStack() as adapted:
-            coarse_text = self._coarse_embeddings(style, todo)
+            pictures = [spec for _, spec in todo]
+            coarse_text = self._coarse_embeddings(style, pictures)
             adapter = load_adapter(style.adapter, self.models) if style.adapter is not None else Adapter()
             adapted.enter_context(self._adapted(style, adapter))
-            text = self._embeddings([word for one in todo for word in _texts(one)])
+            text = self._embeddings([word for one in pictures for word in _texts(one)])
             moments = self._start_moments(style.init) if style.init is not None else None
-            ready = Prepared(style, folder, text, coarse_text, moments, self._biases(style, adapter))
-            batch = partial(self._batch, ready=ready)
+            ready = Prepared(style, text, coarse_text, moments, self._biases(style, adapter))
+
+            def batch(some: Sequence[Todo]) -> None:
+                self._batch(some, ready)
+                launched()
+
             size = self._batch_size(len(todo), blended=style.blend is not None)
-            started = in_batches(todo, size, batch, f"drawing style {style.style}")
-        return [future for futures in started for future in futures]
+            in_batches(todo, size, batch, f"drawing style {style.style}")
 
     @contextmanager
     def _adapted(self, style: StyleDrawJob, adapter: Adapter) -> Iterator[None]:
@@ -132,16 +185,12 @@ class Drawer:
 
     @property
     def _halves(self) -> int:
-        """Rows of a picture in one pass: two with classifier-free guidance."""
-        return 1 if self.job.sampler.guidance_scale == 1.0 else 2
+        return rows_of(self.job.sampler)
 
     def _batch_size(self, count: int, *, blended: bool = False) -> int:
-        """Even batches: 25 pictures where 16 fit are drawn as 13 and 12."""
-        wide = self.models.dtype.itemsize / 2
-        rows = self._halves / 2 * (2 if blended else 1)
-        most = self.job.batch_size or pictures_that_fit(
-            self.models.device, self.job.resolution, GIB_AT_512 * wide * rows
-        )
+        """Even batches: 25 pictures where 16 fit are drawn as 13 and 12. Compiled passes have one size for all."""
+        otherwise = self._halves * most_at_once(self.job, self.models, 2 if blended else 1)
+        most = self.denoise.most(otherwise) // self._halves
         return -(-count // -(-count // most))
 
     def _embeddings(self, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -181,39 +230,29 @@ class Drawer:
             picture = picture.resize(size, Image.Resampling.BICUBIC)
         return self.models.moments(to_pixels(picture)[None])
 
-    def _batch(self, pictures: Sequence[PictureSpec], ready: Prepared) -> list[Future[None]]:
+    def _batch(self, todo: Sequence[Todo], ready: Prepared) -> None:
         sampler, init = self.job.sampler, ready.style.init
+        pictures = [spec for _, spec in todo]
         run = start_run(sampler, self.models.scheduler_config, init.strength if init else None)
         seeds = [picture.seed for picture in pictures]
         if ready.moments is None:
             latents = from_noise(self.models, run, seeds, self.job.resolution)
         else:
             latents = from_picture(self.models, run, seeds, ready.moments, init is None or init.sampled)
-        latents = self._sample(run, latents, pictures, ready)
-        if not bool(latents.isfinite().all()):
-            raise BackendError(self._diverged(pictures, latents))
-        pixels = torch.cat([self.models.decode(part) for part in torch.split(latents, DECODED)])
-        futures = self.writer.write(pixels, [ready.folder / picture.file for picture in pictures])
-        self.task.advance(len(pictures))
-        return futures
+        self.developer.develop(self._sample(run, latents, pictures, ready), [picture for picture, _ in todo])
 
     def _sample(self, run: Run, latents: Tensor, pictures: Sequence[PictureSpec], ready: Prepared) -> Tensor:
         """The pictures' clean latents; both branches start from the same ones, and the fine one's are kept."""
         text, negative = _contexts(pictures, ready)
         scale, blend = self.job.sampler.guidance_scale, ready.style.blend
         if blend is None:
-            return sample(self.models, run, latents, text, negative, scale)
+            return sample(self.denoise, run, latents, text, negative, scale)
         coarse = torch.stack([ready.coarse_text[picture.coarse_prompt] for picture in pictures])
         coarse_negative = torch.stack([ready.coarse_text[picture.coarse_negative] for picture in pictures])
         both, both_negative = torch.cat([coarse, text]), torch.cat([coarse_negative, negative])
         around = Blending(self.models.unet, blend, len(run.timesteps), self._halves)
-        drawn = sample(self.models, run, torch.cat([latents] * 2), both, both_negative, scale, around)
+        drawn = sample(self.denoise, run, torch.cat([latents] * 2), both, both_negative, scale, around)
         return drawn.chunk(2)[FINE]
-
-    def _diverged(self, pictures: Sequence[PictureSpec], latents: Tensor) -> str:
-        fine = latents.isfinite().flatten(1).all(1).tolist()
-        files = ", ".join(picture.file for picture, good in zip(pictures, fine, strict=True) if not good)
-        return f"latents left the finite numbers in {self.models.dtype}: {files}; try backend.dtype=float32"
 
 
 def _texts(picture: PictureSpec) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -26,9 +25,9 @@ def to_pixels(picture: Image.Image) -> Tensor:
 
 
 def to_levels(pixels: Tensor) -> Tensor:
-    """Pixels (n, 3, H, W) in [-1, 1] as uint8 (n, H, W, 3) on the CPU; clamped, rounded as by diffusers."""
+    """Pixels (n, 3, H, W) in [-1, 1] as uint8 (n, H, W, 3) where they are; clamped, rounded as by diffusers."""
     unit = (pixels.float() / 2 + 0.5).clamp(0, 1)
-    return (unit * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
+    return (unit * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def write_png(levels: Tensor, file: Path) -> None:
@@ -45,25 +44,10 @@ class PictureWriter:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="png")
         self._written: list[Future[None]] = []
 
-    def write(self, pixels: Tensor, files: Sequence[Path]) -> list[Future[None]]:
-        """Start writing pixels (n, 3, H, W) in [-1, 1] to n files; a future is done when its file is there.
-
-        Raises ValueError when a number is not finite or the counts differ, before anything is written.
-        """
-        if len(pixels) != len(files):
-            raise ValueError(f"{len(pixels)} pictures for {len(files)} files")
-        bad = [
-            str(file)
-            for file, fine in zip(files, pixels.isfinite().flatten(1).all(1).tolist(), strict=True)
-            if not fine
-        ]
-        if bad:
-            raise ValueError(f"not written, their pixels are not finite: {', '.join(bad)}")
-        started = [
-            self._pool.submit(write_png, one, file)
-            for one, file in zip(to_levels(pixels), files, strict=True)
-        ]
-        self._written += started
+    def submit(self, levels: Tensor, file: Path) -> Future[None]:
+        """Start writing one uint8 (H, W, 3) in host memory; the future is done when the file is there."""
+        started = self._pool.submit(write_png, levels, file)
+        self._written.append(started)
         return started
 
     def __enter__(self) -> PictureWriter:

@@ -16,9 +16,14 @@ import torch
 from torch import Tensor
 
 from jdx.backends.base import SamplerSpec
+from jdx.backends.torch.devices import send
 from jdx.backends.torch.models import Models
+from jdx.backends.torch.tables import Table, at, table_of
 from jdx.errors import ConfigError, Fault
 
+Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(latents (N, C, h, w), time step (), text states (N, tokens, width)) -> the network's answer (N, C, h, w)."""
+Around = Callable[[int], AbstractContextManager[None]]
 SAMPLERS = {
     "ddim": "DDIMScheduler",  # Song et al. 2021, eta 0
     "unipc": "UniPCMultistepScheduler",  # Zhao et al. 2023
@@ -86,7 +91,7 @@ def from_noise(models: Models, run: Run, seeds: Sequence[int], resolution: int) 
     """First latents (n, C, h, w): standard normal noise of each seed, times the scheduler's first sigma."""
     shape = (1, *latent_shape(models, resolution))
     noise = torch.cat([torch.randn(shape, generator=seeded(seed)) for seed in seeds])
-    return noise.to(models.device, _wide(models)) * float(run.scheduler.init_noise_sigma)
+    return send(noise, models.device, _wide(models)) * float(run.scheduler.init_noise_sigma)
 
 
 def from_picture(
@@ -104,38 +109,53 @@ def from_picture(
         z = models.scaled(mean + std * torch.randn(mean.shape, generator=generator) if sampled else mean)
         noise = torch.randn(mean.shape, generator=generator).to(z)
         latents.append(run.scheduler.add_noise(z, noise, run.timesteps[:1]))
-    return torch.cat(latents).to(models.device, _wide(models))
+    return send(torch.cat(latents), models.device, _wide(models))
 
 
 @torch.no_grad()
 def sample(
-    models: Models,
+    denoise: Denoise,
     run: Run,
     latents: Tensor,
     text: Tensor,
     negative: Tensor,
     guidance_scale: float,
-    around: Callable[[int], AbstractContextManager[None]] = lambda step: nullcontext(),
+    around: Around = lambda step: nullcontext(),
 ) -> Tensor:
     """Clean latents (n, C, h, w) in the UNet's scale, float32 (float64 for a float64 model).
 
-    text, negative: embeddings (n, tokens, width). Classifier-free guidance (Ho and Salimans 2022) runs both
-    in one batch, e = e(negative) + scale · (e(text) - e(negative)), and is skipped at scale 1. Only the UNet
-    runs in the model's precision; the scheduler's sums stay wide. around(i): what the UNet's pass of step i,
+    denoise: the UNet's pass. text, negative: embeddings (n, tokens, width). Classifier-free guidance (Ho and Salimans
+    2022) runs both in one batch, e = e(negative) + scale · (e(text) - e(negative)), and is skipped at scale 1. Only the
+    UNet runs in the model's precision; the sampler's sums stay wide. around(i): what the UNet's pass of step i,
     counted from 0, runs inside.
+
+    On a GPU the sampler's sums come from its table, equal to the scheduler's own but for rounding.
     """
-    guided = guidance_scale != 1.0
-    context = (torch.cat([negative, text]) if guided else text).to(models.dtype)
-    for step, t in enumerate(run.timesteps):
-        x = run.scheduler.scale_model_input(torch.cat([latents] * 2) if guided else latents, t)
+    context = torch.cat([negative, text]) if guidance_scale != 1.0 else text
+    times = list(send(run.timesteps, latents.device).unbind())
+
+    def answer(step: int, x: Tensor) -> Tensor:
+        rows = x if guidance_scale == 1.0 else torch.cat([x, x])
         with around(step):
-            answer = models.unet(x.to(models.dtype), t, encoder_hidden_states=context).sample
-        prediction = answer.to(latents.dtype)
-        if guided:
-            without, with_text = prediction.chunk(2)
-            prediction = without + guidance_scale * (with_text - without)
-        latents = run.scheduler.step(prediction, t, latents).prev_sample
+            prediction = denoise(rows, times[step], context).to(latents.dtype)
+        if guidance_scale == 1.0:
+            return prediction
+        without, with_text = prediction.chunk(2)
+        return without + guidance_scale * (with_text - without)
+
+    if latents.device.type == "cuda" and (table := table_of(run.scheduler, list(run.timesteps))) is not None:
+        return _by_table(table, latents, answer)
+    for step, t in enumerate(run.timesteps):
+        x = run.scheduler.scale_model_input(latents, t)
+        latents = run.scheduler.step(answer(step, x), t, latents).prev_sample
     return latents
+
+
+def _by_table(table: Table, latents: Tensor, answer: Callable[[int, Tensor], Tensor]) -> Tensor:
+    history, weights = table.history(latents), table.on(latents.device, latents.dtype)
+    for step in range(table.steps):
+        history[step + 1] = answer(step, at(weights, step, history))
+    return at(weights, table.steps, history)
 
 
 def _wide(models: Models) -> torch.dtype:

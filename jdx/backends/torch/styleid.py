@@ -8,9 +8,8 @@ pass per picture and step: N to invert, N to draw.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,29 +18,35 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from jdx.backends.base import OnStyle, StyleIdSpec, StyleStyliseJob, StyliseJob
-from jdx.backends.torch.attention import Parts, processors
-from jdx.backends.torch.devices import in_batches, pictures_that_fit
+from jdx.backends.base import CompileSetting, OnStyle, StyleIdSpec, StyleStyliseJob, StyliseJob
+from jdx.backends.torch.attention import processors
+from jdx.backends.torch.develop import Developer, Folder, Handover, Picture
+from jdx.backends.torch.devices import in_batches, pictures_that_fit, send
+from jdx.backends.torch.inference import Denoiser, denoiser, even_rows
 from jdx.backends.torch.models import Models
 from jdx.backends.torch.pictures import PictureWriter, to_pixels
 from jdx.backends.torch.styleid_checks import check, levels_of
+from jdx.backends.torch.styleid_features import ALL, CONTENT, STYLE, Keeper, Lender
 from jdx.backends.torch.styleid_layers import Capture, Inject
 from jdx.backends.torch.styleid_memory import FeatureMemory, Inverted, Key, Shapes, places, size
 from jdx.backends.views import centred_square
 from jdx.digests import file_digest
-from jdx.errors import BackendError
 from jdx.methods.styleid import adain, denoise, injected, invert
 from jdx.progress import Progress
 
-CONTENT, STYLE = ("q",), ("k", "v")
-"""The parts of a self-attention that a content and a reference lend."""
+MOST = 48
+"""Pictures in a pass: 25 contents and some references are inverted together."""
 GIB_AT_512 = 0.35
 """Working memory of one picture in a UNet pass."""
 VAE_BATCH = 4
 """Pictures in one pass of the VAE, whose activations are far larger than the UNet's."""
+READERS = 4
+"""Threads that decode and resize pictures."""
 
-Todo = tuple[str, Path, int]
-"""(file to write, content picture, index of its reference)."""
+Wanted = tuple[Path, tuple[str, ...]]
+"""(picture, the parts that its inversion shall keep)."""
+Todo = tuple[Picture, Path, int]
+"""(picture to write, content picture, index of its reference)."""
 
 _memories: WeakKeyDictionary[Models, FeatureMemory] = WeakKeyDictionary()
 
@@ -62,34 +67,31 @@ def stylise(job: StyliseJob, models: Models, out: Path, progress: Progress, on_s
     layers = check(job, models)
     memory = _memories.setdefault(models, FeatureMemory(places(models.device)))
     memory.next_job()
-    total = sum(_passes(style, out, job.spec.steps) for style in job.styles)
+    folders = [Folder.of(style.style, out / style.style, style.contents) for style in job.styles]
+    total = sum(map(partial(_passes, steps=job.spec.steps), job.styles, folders))
     with progress.task("stylising", total) as task, PictureWriter() as writer:
         engine = StyleId(models, job.spec, layers, job.resolution, memory, job.batch_size, task.advance)
-        finishing: deque[tuple[str, list[Future[None]]]] = deque()
+        developer = Developer(models, writer, VAE_BATCH, lambda n: None)
+        hand_over = Handover(folders, on_style)
         try:
-            for style in job.styles:
-                finishing.append((style.style, engine.stylise(style, out / style.style, writer)))
-                if len(finishing) > 1:  # while this style's files are being written, hand over the one before
-                    _finish(*finishing.popleft(), out, on_style)
+            engine.compile(job.compile, job.styles, folders)
+            for style, folder in zip(job.styles, folders, strict=True):
+                engine.stylise(style, folder, developer, hand_over)
         finally:
-            while finishing:
-                _finish(*finishing.popleft(), out, on_style)
+            try:
+                developer.finish()
+            finally:  # what is complete is handed over, whatever happened to the rest
+                hand_over(wait=True)
             memory.trim()
 
 
-def _finish(style: str, files: list[Future[None]], out: Path, on_style: OnStyle) -> None:
-    for file in files:
-        file.result()
-    on_style(style, out / style)
+def _todo(style: StyleStyliseJob, folder: Folder) -> list[Todo]:
+    return [(folder.picture(name), *style.contents[name]) for name in folder.missing]
 
 
-def _todo(style: StyleStyliseJob, folder: Path) -> list[Todo]:
-    return [(file, *content) for file, content in style.contents.items() if not (folder / file).exists()]
-
-
-def _passes(style: StyleStyliseJob, out: Path, steps: int) -> int:
+def _passes(style: StyleStyliseJob, folder: Folder, steps: int) -> int:
     """UNet passes of one picture that a style takes."""
-    todo = _todo(style, out / style.style)
+    todo = _todo(style, folder)
     return steps * (2 * len(todo) + len({which for *_, which in todo}))
 
 
@@ -112,11 +114,12 @@ class StyleId:
     ):
         self.models, self.spec, self.layers, self.resolution = models, spec, tuple(layers), resolution
         self.memory, self.tick = memory, tick
-        self.batch = batch_size or pictures_that_fit(models.device, resolution, GIB_AT_512)
+        self.batch = batch_size or pictures_that_fit(models.device, resolution, GIB_AT_512, MOST)
         self.levels = levels_of(models, spec.steps)
         self.rows = {t: row for row, t in enumerate(injected(self.levels, spec.start_step))}
         self.times = {t: torch.tensor(t, device=models.device) for t in self.levels.timesteps}
         self.text = models.embed([""])
+        self.inverting = self.drawing = Denoiser(models)
         place = (resolution, self.layers)
         if place not in memory.sizes:
             memory.sizes[place] = self._probe()
@@ -134,36 +137,81 @@ class StyleId:
         }
 
     @torch.no_grad()
-    def stylise(self, style: StyleStyliseJob, folder: Path, writer: PictureWriter) -> list[Future[None]]:
-        """Start writing the missing pictures of a style; the folder is complete when all futures are done."""
-        folder.mkdir(parents=True, exist_ok=True)
+    def stylise(
+        self,
+        style: StyleStyliseJob,
+        folder: Folder,
+        developer: Developer,
+        launched: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Draw the missing pictures of a style; launched(): after each batch.
+
+        The last batch is still under way in the developer when this returns.
+        """
         todo = _todo(style, folder)
         if not todo:
-            return []
+            return
         used = {which: style.references[which] for *_, which in todo}
         with self.memory.using([self.key(path, STYLE) for path in used.values()]):
-            references = dict(zip(used, self.inverted(list(used.values()), STYLE), strict=True))
-            each = size(self.shapes(CONTENT), self.models.dtype)
-            most = self.memory.count_that_fit(each, min(self.batch, len(todo)))
+            made: dict[int, Inverted] = {}
+            if self.models.device.type != "cuda":  # a GPU inverts them with the first contents that want them
+                references = self.inverted([(path, STYLE) for path in used.values()])
+                made = dict(zip(used, references, strict=True))
+            most = self.drawing.most(self._most(len(used)))
             even_size = -(-len(todo) // -(-len(todo) // most))
-            draw = partial(self._draw, references=references, folder=folder, writer=writer)
-            started = in_batches(todo, even_size, draw, f"StyleID, style {style.style}")
-        return [future for futures in started for future in futures]
+
+            def draw(some: Sequence[Todo]) -> None:
+                self._draw(some, used, made, developer)
+                launched()
+
+            in_batches(todo, even_size, draw, f"StyleID, style {style.style}")
+
+    def compile(
+        self, setting: CompileSetting, styles: Sequence[StyleStyliseJob], folders: Sequence[Folder]
+    ) -> None:
+        """Choose how passes are run: with captures for contents and their references together, and with injection."""
+        drawn, inverted, most = [], [], self.batch
+        for style, folder in zip(styles, folders, strict=True):
+            if todo := _todo(style, folder):
+                references = len({which for *_, which in todo})
+                drawn.append(len(todo))
+                inverted.append(len(todo) + references)
+                most = min(most, self._most(references))
+        side = self.resolution // self.models.vae_factor
+
+        def passes(counts: Sequence[int], most: int, kind: str) -> Denoiser:
+            kind = f"StyleID {kind} {self.layers}"
+            samples, rows = sum(counts) * self.spec.steps, even_rows(counts, most)
+            return denoiser(self.models, setting, samples, (side, side), rows, kind)
+
+        self.inverting = passes(inverted, self.batch, "inverting")
+        self.drawing = passes(drawn, most, "drawing")
+
+    def _most(self, references: int) -> int:
+        """Contents in one pass, beside so many references' features."""
+        each, beside = (size(self.shapes(parts), self.models.dtype) for parts in (CONTENT, STYLE))
+        return self.memory.count_that_fit(each, self.batch, references * beside)
 
     @torch.no_grad()
-    def inverted(self, pictures: Sequence[Path], parts: Sequence[str]) -> list[Inverted]:
+    def inverted(self, wanted: Sequence[Wanted]) -> list[Inverted]:
         """The inversions of some pictures, remembered or made, with these parts of the layers' inputs.
 
         Call it within `memory.using` of their keys, and use the result there.
         """
-        keys = [self.key(picture, parts) for picture in pictures]
+        keys = [self.key(*one) for one in wanted]
         known = {key: found for key in keys if (found := self.memory.get(key)) is not None}
-        todo = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in known}
-        self.tick(self.spec.steps * (len(pictures) - len(todo)))
-        invert_some = partial(self._invert, parts=parts)
-        for made in in_batches(list(todo.items()), self.batch, invert_some, "StyleID's inversion"):
+        todo = {key: one for key, one in zip(keys, wanted, strict=True) if key not in known}
+        self.tick(self.spec.steps * (len(wanted) - len(todo)))
+        for made in in_batches(
+            list(todo.items()), self._even(len(todo)), self._invert, "StyleID's inversion"
+        ):
             known |= made
         return [known[key] for key in keys]
+
+    def _even(self, count: int) -> int:
+        """The size of even batches for so many inversions."""
+        most = self.inverting.most(self.batch)
+        return -(-count // -(-count // most)) if count else most
 
     @torch.no_grad()
     def redraw(self, contents: Sequence[Inverted], references: Sequence[Inverted]) -> Tensor:
@@ -172,106 +220,104 @@ class StyleId:
         if self.spec.adain:
             z = adain(z, torch.stack([_latent(reference) for reference in references]))
 
+        compiled = self.drawing.mode != "off"
+        rows = self.drawing.filled(len(contents))
+        lender = Lender(contents, references, self.models.device, rows, whole=compiled)
+        gamma, temperature = (self._number(x) for x in (self.spec.gamma, self.spec.temperature))
+        injections = {layer: Inject(gamma, temperature) for layer in self.layers}
+
         def predict(x: Tensor, t: int) -> Tensor:
             if t not in self.rows:
-                return self._unet(x, t)
-            lent = partial(self._lent, contents, references, self.rows[t])
-            gamma, temperature = self.spec.gamma, self.spec.temperature
-            replaced = {layer: Inject(partial(lent, layer), gamma, temperature) for layer in self.layers}
-            with processors(self.models.unet, replaced):
-                return self._unet(x, t)
+                return self._unet(self.drawing, x, t, plain=True)
+            row = self.rows[t]
+            for layer, parts in lender.lend(row, row - 1 if row else None).items():
+                injection = injections[layer]
+                injection.q, injection.k, injection.v = parts["q"], parts["k"], parts["v"]
+            with processors(self.models.unet, injections):
+                return self._unet(self.drawing, x, t)
 
         return denoise(z, self.levels, self.models.prediction_type, predict)
+
+    def _number(self, x: float) -> float | Tensor:
+        """A setting of the injection; compiled code would be made anew for every other number."""
+        return x if self.drawing.mode == "off" else torch.tensor(x, device=self.models.device)
 
     @torch.no_grad()
     def encode(self, pictures: Sequence[Path]) -> Tensor:
         """Clean latents (B, C, h, w), UNet scale: the mode of the VAE's posterior, not a sample."""
         dtype = torch.float64 if self.models.dtype is torch.float64 else torch.float32
-        pixels = torch.stack([square(picture, self.resolution) for picture in pictures])
+        with ThreadPoolExecutor(READERS) as pool:
+            pixels = torch.stack(list(pool.map(partial(square, resolution=self.resolution), pictures)))
+        pixels = send(pixels, self.models.device)
         means = [self.models.moments(some)[0] for some in torch.split(pixels, VAE_BATCH)]
         return self.models.scaled(torch.cat(means)).to(dtype)
 
     def _draw(
-        self, todo: Sequence[Todo], references: Mapping[int, Inverted], folder: Path, writer: PictureWriter
-    ) -> list[Future[None]]:
-        pictures = [picture for _, picture, _ in todo]
-        files = [folder / file for file, *_ in todo]
-        with self.memory.using([self.key(picture, CONTENT) for picture in pictures]), self._yielding():
-            latents = self.redraw(self.inverted(pictures, CONTENT), [references[which] for *_, which in todo])
-            self._check_finite(latents, files)
-            pixels = torch.cat([self.models.decode(some) for some in torch.split(latents, VAE_BATCH)])
-        return writer.write(pixels, files)
+        self,
+        todo: Sequence[Todo],
+        references: Mapping[int, Path],
+        made: dict[int, Inverted],
+        developer: Developer,
+    ) -> None:
+        """Launch some pictures; made: the references inverted so far, to which these contents' are added."""
+        contents = [(content, CONTENT) for _, content, _ in todo]
+        new = [which for which in dict.fromkeys(which for *_, which in todo) if which not in made]
+        with self.memory.using([self.key(*content) for content in contents]), self._yielding():
+            found = self.inverted([*contents, *((references[which], STYLE) for which in new)])
+            made.update(zip(new, found[len(contents) :], strict=True))
+            latents = self.redraw(found[: len(contents)], [made[which] for *_, which in todo])
+            developer.develop(latents, [picture for picture, *_ in todo])
 
-    def _check_finite(self, latents: Tensor, files: Sequence[Path]) -> None:
-        fine = latents.isfinite().flatten(1).all(1).tolist()
-        if bad := [str(file) for file, good in zip(files, fine, strict=True) if not good]:
-            where = f"latents left the finite numbers in {self.models.dtype}"
-            raise BackendError(f"{where}: {', '.join(bad)}; try backend.dtype=float32")
-
-    def _invert(self, todo: Sequence[tuple[Key, Path]], parts: Sequence[str]) -> dict[Key, Inverted]:
+    def _invert(self, todo: Sequence[tuple[Key, Wanted]]) -> dict[Key, Inverted]:
         with self._yielding():
-            made = {key: self.memory.allocate(key, self.shapes(parts), self.models.dtype) for key, _ in todo}
-            z = self._capture(self.encode([path for _, path in todo]), list(made.values()), parts)
+            made = {
+                key: self.memory.allocate(key, self.shapes(parts), self.models.dtype)
+                for key, (_, parts) in todo
+            }
+            z = self._capture(self.encode([path for _, (path, _) in todo]), list(made.values()))
         for one, latent in zip(made.values(), z, strict=True):
             one.latent = latent.clone()
         return made
 
-    def _capture(self, latents: Tensor, into: Sequence[Inverted], parts: Sequence[str]) -> Tensor:
-        """z_T of clean latents; the layers' inputs of the time steps with injection are written to `into`."""
+    def _capture(self, latents: Tensor, into: Sequence[Inverted]) -> Tensor:
+        """z_T of clean latents; the layers' inputs of the time steps with injection are written to `into`.
 
-        def keep(layer: str, row: int, given: Parts) -> None:
-            for part, x in given.items():
-                for one, features in zip(into, x, strict=True):
-                    one.features[layer, part][row].copy_(features, non_blocking=True)
+        Compiled passes give all parts at all time steps, whatever is kept of them: one kind of pass.
+        """
+        compiled = self.inverting.mode != "off"
+        keeper = Keeper(into, self.models.device)
+        wanted = dict.fromkeys(part for one in into for _, part in one.features)
+        captures = {layer: Capture(ALL if compiled else tuple(wanted)) for layer in self.layers}
 
         def predict(x: Tensor, t: int) -> Tensor:
-            if t not in self.rows:
-                return self._unet(x, t)
-            row = self.rows[t]
-            replaced = {layer: Capture(parts, partial(keep, layer, row)) for layer in self.layers}
-            with processors(self.models.unet, replaced):
-                return self._unet(x, t)
+            if t not in self.rows and not compiled:
+                return self._unet(self.inverting, x, t, plain=True)
+            with processors(self.models.unet, captures):
+                answer = self._unet(self.inverting, x, t)
+            met = {layer: capture.taken() for layer, capture in captures.items()}
+            if t in self.rows:
+                keeper.keep(self.rows[t], met)
+            return answer
 
-        return invert(latents, self.levels, self.models.prediction_type, predict)
+        z = invert(latents, self.levels, self.models.prediction_type, predict)
+        keeper.close()
+        return z
 
-    def _lent(
-        self, contents: Sequence[Inverted], references: Sequence[Inverted], row: int, layer: str
-    ) -> dict[str, Tensor]:
-        """Content's q and style's k, v at one time step and layer, (B, S, C) each, on the device."""
-        lent = {"q": torch.stack([self._row(one, layer, "q", row) for one in contents])}
-        distinct = list({id(one): one for one in references}.values())
-        place = {id(one): i for i, one in enumerate(distinct)}
-        for part in STYLE:
-            rows = [self._row(one, layer, part, row) for one in distinct]
-            if len(rows) == 1:
-                lent[part] = rows[0].expand(len(contents), -1, -1)
-            else:
-                lent[part] = torch.stack([rows[place[id(one)]] for one in references])
-        return lent
-
-    def _row(self, one: Inverted, layer: str, part: str, row: int) -> Tensor:
-        return one.features[layer, part][row].to(self.models.device, non_blocking=True)
-
-    def _unet(self, x: Tensor, t: int) -> Tensor:
-        text = self.text.expand(len(x), -1, -1)
-        answer = self.models.unet(x.to(self.models.dtype), self.times[t], encoder_hidden_states=text).sample
+    def _unet(self, denoise: Denoiser, x: Tensor, t: int, *, plain: bool = False) -> Tensor:
+        answer = denoise(x, self.times[t], self.text.expand(len(x), -1, -1), plain=plain)
         self.tick(len(x))
-        return torch.as_tensor(answer).to(x.dtype)
+        return answer.to(x.dtype)
 
     @torch.no_grad()
     def _probe(self) -> dict[str, tuple[int, int]]:
         """(S, C) of each layer's inputs at this resolution, seen in one pass."""
-        sizes: dict[str, tuple[int, int]] = {}
-
-        def note(layer: str, given: Parts) -> None:
-            sizes[layer] = (given["q"].shape[1], given["q"].shape[2])
-
         side = self.resolution // self.models.vae_factor
         x = torch.zeros(1, self.models.latent_channels, side, side).to(self.text)
-        taps = {layer: Capture(("q",), partial(note, layer)) for layer in self.layers}
-        with processors(self.models.unet, taps):
+        captures = {layer: Capture(("q",)) for layer in self.layers}
+        with processors(self.models.unet, captures):
             self.models.unet(x, self.times[self.levels.timesteps[0]], encoder_hidden_states=self.text)
-        return sizes
+        met = {layer: capture.taken()["q"] for layer, capture in captures.items()}
+        return {layer: (x.shape[1], x.shape[2]) for layer, x in met.items()}
 
     @contextmanager
     def _yielding(self) -> Iterator[None]:

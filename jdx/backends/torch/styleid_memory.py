@@ -158,15 +158,20 @@ class FeatureMemory:
             + "; ask for fewer layers, steps, references or pixels, or a smaller batch"
         )
 
-    def count_that_fit(self, each: int, wanted: int) -> int:
+    def count_that_fit(self, each: int, wanted: int, beside: int = 0) -> int:
         """How many pictures of `each` bytes to take at a time, at most `wanted`, beside those in use.
+
+        beside: bytes that others will take.
 
         A second place is called upon only when the first would leave small batches: its features travel at
         every step.
         """
         count = 0
         for place in self.places:
-            count += self._room(place) // each if each else wanted
+            room = self._room(place)
+            theirs = min(room, beside)
+            beside -= theirs
+            count += (room - theirs) // each if each else wanted
             if count >= min(wanted, ENOUGH):
                 break
         return max(1, min(wanted, count))

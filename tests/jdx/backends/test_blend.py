@@ -28,7 +28,9 @@ from jdx.backends.torch.adapter_reader import load_adapter
 from jdx.backends.torch.adapters import Adapter, LoraPair, save_adapter
 from jdx.backends.torch.attention import self_attentions
 from jdx.backends.torch.blend import blend_layers, branch_weights
+from jdx.backends.torch.develop import Developer
 from jdx.backends.torch.generate import Drawer, Prepared, generate
+from jdx.backends.torch.inference import Denoiser
 from jdx.backends.torch.merge import merge
 from jdx.backends.torch.models import Models, load
 from jdx.backends.torch.pictures import PictureWriter
@@ -87,20 +89,16 @@ def style(adapters: tuple[Path, Path], blend: BlendSpec | None = SPEC, **changes
 def latents_of(models: Models, todo: GenerateJob, start: Tensor | None = None) -> Tensor:
     """What a job draws, before decoding; `start`: other first latents than the seeds'."""
     (wanted,) = todo.styles
-    drawer = Drawer(todo, models, PictureWriter(), NullTask())
+    drawer = Drawer(todo, models, Developer(models, PictureWriter(), 8, lambda n: None), Denoiser(models))
     with torch.no_grad():
         coarse = drawer._coarse_embeddings(wanted, wanted.pictures)
         assert wanted.adapter is not None
         with drawer._adapted(wanted, load_adapter(wanted.adapter, models)):
             texts = [word for one in wanted.pictures for word in (one.prompt, one.negative_prompt)]
-            ready = Prepared(wanted, Path(), drawer._embeddings(texts), coarse, None)
+            ready = Prepared(wanted, drawer._embeddings(texts), coarse, None)
             run = start_run(todo.sampler, models.scheduler_config)
             latents = from_noise(models, run, [one.seed for one in wanted.pictures], 64)
             return drawer._sample(run, latents if start is None else start, wanted.pictures, ready)
-
-
-class NullTask:
-    def advance(self, n: int = 1, **fields: object) -> None: ...
 
 
 # A slow program: one picture in the rows of the authors' program, weights row by row, explicit softmax.

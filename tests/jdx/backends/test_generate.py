@@ -24,7 +24,9 @@ from jdx.backends.base import (
 from jdx.backends.torch import generate as module
 from jdx.backends.torch import pictures
 from jdx.backends.torch.adapters import save_adapter
+from jdx.backends.torch.develop import Developer
 from jdx.backends.torch.generate import generate
+from jdx.backends.torch.inference import Denoiser
 from jdx.backends.torch.models import Models, load
 from jdx.backends.torch.pictures import PictureWriter, to_levels
 from jdx.errors import BackendError, ConfigError
@@ -162,18 +164,9 @@ def test_plain_prompt_is_mixed_in_as_embeddings(
 
 
 def test_batches_are_even(tiny: Models) -> None:
-    drawer = module.Drawer(job(tiny, batch_size=16), tiny, PictureWriter(), NullTask())
+    developer = Developer(tiny, PictureWriter(), 8, lambda n: None)
+    drawer = module.Drawer(job(tiny, batch_size=16), tiny, developer, Denoiser(tiny))
     assert [drawer._batch_size(count) for count in (25, 16, 1, 33)] == [13, 16, 1, 11]
-
-
-class NullTask:
-    """Counts what is done."""
-
-    def __init__(self) -> None:
-        self.done = 0
-
-    def advance(self, n: int = 1, **fields: object) -> None:
-        self.done += n
 
 
 def test_out_of_memory_halves_and_draws_the_same(
@@ -290,14 +283,3 @@ def test_levels_round_as_pil_and_numpy() -> None:
         255,
         255,
     ]
-
-
-def test_a_writer_refuses_what_is_no_picture(tmp_path: Path) -> None:
-    with PictureWriter() as writer:
-        bad = torch.zeros(2, 3, 2, 2)
-        bad[1] = torch.nan
-        with pytest.raises(ValueError, match=r"b\.png"):
-            writer.write(bad, [tmp_path / "a.png", tmp_path / "b.png"])
-        with pytest.raises(ValueError, match="2 pictures for 1"):
-            writer.write(torch.zeros(2, 3, 2, 2), [tmp_path / "a.png"])
-    assert not list(tmp_path.iterdir())

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from jdx.backends.base import ModelSpec, SamplerSpec
+from jdx.backends.torch.inference import Denoiser
 from jdx.backends.torch.models import Models, load
 from jdx.backends.torch.pictures import to_levels, to_pixels
 from jdx.backends.torch.sampling import from_noise, from_picture, sample, start_run
@@ -60,7 +61,9 @@ def drawn(
     else:
         latents = from_noise(models, run, SEEDS, 64)
     negative = models.embed([NEGATIVE] * 2)
-    return models.decode(sample(models, run, latents, models.embed(PROMPTS), negative, spec.guidance_scale))
+    return models.decode(
+        sample(Denoiser(models), run, latents, models.embed(PROMPTS), negative, spec.guidance_scale)
+    )
 
 
 def generators() -> list[torch.Generator]:
@@ -113,7 +116,9 @@ def test_start_from_the_posteriors_mean_equals_diffusers_from_latents(tiny_sd: P
     moments = models.moments(to_pixels(Image.fromarray(levels))[None])
     run = start_run(SamplerSpec("ddim", 5, 7.5), models.scheduler_config, 0.6)
     latents = from_picture(models, run, SEEDS, moments, sampled=False)
-    ours = models.decode(sample(models, run, latents, models.embed(PROMPTS), models.embed([""] * 2), 7.5))
+    ours = models.decode(
+        sample(Denoiser(models), run, latents, models.embed(PROMPTS), models.embed([""] * 2), 7.5)
+    )
     pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(tiny_sd)
     pipeline.set_progress_bar_config(disable=True)
     theirs = pipeline(
@@ -164,9 +169,9 @@ def test_a_picture_does_not_know_its_batch(tiny_sd: Path) -> None:
     together = from_noise(models, run, SEEDS, 64)
     assert torch.equal(together[1:], from_noise(models, run, SEEDS[1:], 64))
     text, negative = models.embed(PROMPTS), models.embed([NEGATIVE] * 2)
-    both = sample(models, run, together, text, negative, 7.5)
+    both = sample(Denoiser(models), run, together, text, negative, 7.5)
     run = start_run(SamplerSpec("dpmpp", 3, 7.5), models.scheduler_config)
-    alone = sample(models, run, together[1:], text[1:], negative[1:], 7.5)
+    alone = sample(Denoiser(models), run, together[1:], text[1:], negative[1:], 7.5)
     assert (both[1:] - alone).abs().max() < 1e-10
 
 
@@ -176,7 +181,9 @@ def test_guidance_at_one_leaves_the_negative_out(tiny_sd: Path) -> None:
     def latents(scale: float, negative: str) -> Tensor:
         run = start_run(SamplerSpec("ddim", 2, scale), models.scheduler_config)
         noise = from_noise(models, run, SEEDS, 64)
-        return sample(models, run, noise, models.embed(PROMPTS), models.embed([negative] * 2), scale)
+        return sample(
+            Denoiser(models), run, noise, models.embed(PROMPTS), models.embed([negative] * 2), scale
+        )
 
     plain = latents(1.0, "")
     assert torch.equal(plain, latents(1.0, NEGATIVE))

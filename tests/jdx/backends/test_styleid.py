@@ -23,6 +23,7 @@ from jdx.backends.torch.attention import processors, self_attentions
 from jdx.backends.torch.models import Models, load
 from jdx.backends.torch.styleid import CONTENT, STYLE, StyleId, square
 from jdx.backends.torch.styleid_checks import levels_of
+from jdx.backends.torch.styleid_features import Keeper
 from jdx.backends.torch.styleid_layers import Capture, resolve_layers
 from jdx.backends.torch.styleid_memory import FeatureMemory, Inverted, Key, Place, places, size
 from jdx.errors import BackendError, ConfigError
@@ -77,8 +78,9 @@ def redrawn(one: StyleId, pictures: Sequence[Path], which: Sequence[int] = (0, 1
     contents, references = pictures[:3], pictures[3:]
     keys = [one.key(path, CONTENT) for path in contents] + [one.key(path, STYLE) for path in references]
     with one.memory.using(keys):
-        styles = one.inverted(references, STYLE)
-        return one.redraw(one.inverted(contents, CONTENT), [styles[i] for i in which])
+        styles = one.inverted([(path, STYLE) for path in references])
+        made = one.inverted([(path, CONTENT) for path in contents])
+        return one.redraw(made, [styles[i] for i in which])
 
 
 # A slow program: one picture, dictionaries by time step, explicit softmax, diffusers' schedulers.
@@ -204,14 +206,12 @@ def test_own_features_at_gamma_one_are_the_plain_drawing(models: Models, picture
     ]
 
     def predict(x: Tensor, t: int) -> Tensor:
-        def keep(layer: str, given: Any) -> None:
-            for part, met in given.items():
-                for b in range(2):
-                    own[b].features[layer, part][one.rows[t]] = met[b]
-
-        with processors(models.unet, {p: Capture("qkv", partial(keep, p)) for p in one.layers}):
+        captures = {path: Capture("qkv") for path in one.layers}
+        with processors(models.unet, captures):
             text = one.text.expand(2, -1, -1)
-            return torch.as_tensor(models.unet(x, t, encoder_hidden_states=text).sample)
+            answer = torch.as_tensor(models.unet(x, t, encoder_hidden_states=text).sample)
+        Keeper(own, CPU).keep(one.rows[t], {path: capture.taken() for path, capture in captures.items()})
+        return answer
 
     with torch.no_grad():
         plain = denoise(z, one.levels, models.prediction_type, predict)
@@ -224,12 +224,12 @@ def test_capturing_changes_no_answer_and_puts_the_processors_back(models: Models
     x, text = torch.ones(1, 4, 8, 8, dtype=torch.float64), models.embed([""])
     with torch.no_grad():
         plain = unet(x, 1, encoder_hidden_states=text).sample
-        with processors(unet, {path: Capture("k", lambda given: None) for path in before}):
+        with processors(unet, {path: Capture("k") for path in before}):
             tapped = unet(x, 1, encoder_hidden_states=text).sample
     torch.testing.assert_close(tapped, plain, rtol=1e-12, atol=1e-12)
     with (
         pytest.raises(KeyError),
-        processors(unet, {path: Capture("k", lambda given: None) for path in before}),
+        processors(unet, {path: Capture("k") for path in before}),
     ):
         raise KeyError
     assert {path: attention.processor for path, attention in self_attentions(unet).items()} == before
@@ -373,7 +373,7 @@ def test_pictures_that_are_not_finite_are_an_error(
 def test_only_what_is_injected_is_kept(models: Models, pictures: list[Path]) -> None:
     one = engine(models, replace(SPEC, layers=("7", "11"), start_step=1))
     with one.memory.using([one.key(pictures[0], CONTENT)]):
-        (content,) = one.inverted(pictures[:1], CONTENT)
+        (content,) = one.inverted([(pictures[0], CONTENT)])
     paths = [f"up_blocks.{b}.attentions.{a}.transformer_blocks.0.attn1" for b, a in ((2, 1), (3, 2))]
     # 64 px, 8 by 8 latents: 16 tokens of 32 numbers at up_blocks.2, 64 of 16 at up_blocks.3; 3 of 4 steps.
     want = {(paths[0], "q"): (3, 16, 32), (paths[1], "q"): (3, 64, 16)}

@@ -1,0 +1,139 @@
+"""Compiled passes of drawing: one compilation for all styles of a job, and the same pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from jdx.backends.base import GenerateJob, ModelSpec, StyleIdSpec, StyleStyliseJob, StyliseJob
+from jdx.backends.torch import compile as compilation
+from jdx.backends.torch import inference, styleid
+from jdx.backends.torch.adapters import save_adapter
+from jdx.backends.torch.generate import generate
+from jdx.backends.torch.inference import denoiser, even_rows
+from jdx.backends.torch.models import Models, load
+from jdx.progress import NullProgress
+from tests.jdx.backends.adapters_for import random_adapter
+from tests.jdx.backends.test_generate import assert_same, job, levels, style
+from tests.jdx.backends.test_styleid import pictures
+
+__all__ = ["pictures"]  # a fixture
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_sd: Path) -> Models:
+    return load(ModelSpec(str(tiny_sd)), "cpu", torch.float32)
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Dynamo without a code generator: tracing, guards and graph breaks are the real ones."""
+    monkeypatch.setattr(compilation, "BACKEND", "eager")
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield
+    styleid.release()
+
+
+def graphs() -> int:
+    assert not torch._dynamo.utils.counters["graph_break"]
+    return int(torch._dynamo.utils.counters["stats"].get("unique_graphs", 0))
+
+
+def test_all_styles_of_a_job_share_one_compilation(tiny: Models, tmp_path: Path) -> None:
+    """Two adapters and a smaller last batch, filled up; merged weights are seen, and nothing stays on the UNet."""
+    folders = []
+    for name in ("a", "b"):
+        adapter = random_adapter(tiny, rank=3, alpha=2.0, text_rank=0)
+        save_adapter(tmp_path / name, adapter.unet, adapter.text_encoder, {})
+        folders.append(tmp_path / name)
+    wanted = job(tiny, style("00", folders[0]), style("01", folders[1]), batch_size=2)
+
+    def run(todo: GenerateJob, out: str) -> dict[str, Any]:
+        generate(todo, tiny, tmp_path / out, NullProgress(), lambda *_: None)
+        return levels(tmp_path / out)
+
+    eager = run(wanted, "eager")
+    assert graphs() == 0
+    compiled = run(replace(wanted, compile="full"), "compiled")
+    assert graphs() == 1
+    assert_same(compiled, eager)
+    run(replace(wanted, compile="full"), "again")
+    assert graphs() == 1
+
+
+def test_styleid_compiles_one_pass_to_invert_and_one_to_draw(
+    tiny_sd: Path, tiny: Models, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the contents' and references' number, and another gamma is no other code."""
+    monkeypatch.setattr(inference, "FILLED", 0.5)
+    contents = {f"{i}.png": (picture, i % 2) for i, picture in enumerate(pictures[:3])}
+    styles = (
+        StyleStyliseJob("00", tuple(pictures[3:]), contents),
+        StyleStyliseJob("01", tuple(pictures[3:]), {"a.png": (pictures[0], 0), "b.png": (pictures[1], 0)}),
+    )
+    spec = StyleIdSpec(("7", "8", "9", "10", "11"), 0.6, 1.5, 3)
+    todo = StyliseJob(ModelSpec(str(tiny_sd)), spec, 64, styles, 3)
+
+    def run(wanted: StyliseJob, out: str) -> dict[str, Any]:
+        styleid.release()
+        styleid.stylise(wanted, tiny, tmp_path / out, NullProgress(), lambda *_: None)
+        return levels(tmp_path / out)
+
+    eager, other = run(todo, "eager"), run(replace(todo, spec=replace(spec, gamma=0.2)), "other")
+    compiled = replace(todo, compile="full")
+    assert_same(run(compiled, "compiled"), eager)
+    assert graphs() == 2
+    assert_same(run(replace(compiled, spec=replace(spec, gamma=0.2)), "other compiled"), other)
+    assert graphs() == 2
+
+
+def test_a_compiler_that_fails_costs_one_line(
+    tiny: Models, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> Any:
+        raise ValueError("no such instruction")
+
+    compilation._say.cache_clear()
+    monkeypatch.setattr(compilation, "BACKEND", broken)
+    x, t, text = torch.ones(2, 4, 8, 8), torch.tensor(3), tiny.embed(["a", "b"])
+    denoise = denoiser(tiny, "full", 10, (8, 8), 2, "test")
+    with torch.no_grad():
+        made = denoise(x, t, text)
+        assert denoise.mode == "off"
+        assert torch.equal(made, tiny.unet(x, t, encoder_hidden_states=text).sample)
+    assert "going on without it" in caplog.text
+
+
+def test_rows_are_filled_up_unless_most_would_be_filling(
+    tiny: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    forward = tiny.unet.forward
+
+    def watched(x: Tensor, *rest: Any, **named: Any) -> Any:
+        seen.append(len(x))
+        return forward(x, *rest, **named)
+
+    monkeypatch.setattr(tiny.unet, "forward", watched)
+    monkeypatch.setattr(compilation, "_whole", lambda backend: compilation.plain)
+    denoise = denoiser(tiny, "full", 10, (8, 8), 8, "test")
+    with torch.no_grad():
+        for count in (8, 6, 5):
+            text = tiny.embed(["a"]).expand(count, -1, -1)
+            assert len(denoise(torch.ones(count, 4, 8, 8), torch.tensor(3), text)) == count
+    assert seen == [8, 8, 5]
+
+
+@pytest.mark.parametrize(
+    ("needs", "most", "rows"),
+    [([25] * 15, 32, 25), ([25, 28], 48, 28), ([1500], 25, 25), ([], 32, 1), ([40], 32, 20)],
+)
+def test_rows_that_cost_least(needs: list[int], most: int, rows: int) -> None:
+    assert even_rows(needs, most) == rows
