@@ -122,7 +122,8 @@ class Models:
 
     @cached_property
     def _half_vae(self) -> Any:
-        return copy.deepcopy(self.vae).to(torch.bfloat16)
+        with quiet():  # diffusers remarks on every change of precision
+            return copy.deepcopy(self.vae).to(torch.bfloat16)
 
     @torch.no_grad()
     def decode_exactly(self, latents: Tensor) -> Tensor:
