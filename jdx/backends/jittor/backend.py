@@ -42,6 +42,7 @@ class JittorBackend(Backend):
 
     name = "jittor"
     dtype = "float32"
+    release = JITTOR
     jobs = "jdx.backends.jittor.worker.jobs"
 
     def __init__(self, place: Place, timeout: float = 1800.0):
@@ -60,7 +61,7 @@ class JittorBackend(Backend):
 
     def identity(self) -> dict[str, str]:
         """Results depend on the version of Jittor as on the precision."""
-        return {**super().identity(), "jittor": self._versions().get("jittor", JITTOR)}
+        return {**super().identity(), "jittor": self._versions().get("jittor", self.release)}
 
     def describe(self) -> dict[str, str]:
         """Device, precision and versions."""
@@ -70,7 +71,7 @@ class JittorBackend(Backend):
         record |= {"threads": str(self.environment.threads), "home": str(self.environment.home)}
         if self._worker is not None:
             record["onednn"] = "yes" if self._worker.ready["onednn"] else "no"
-        return record | {"jittor": JITTOR, **self._versions()}
+        return record | {"jittor": self.release, **self._versions()}
 
     def _versions(self) -> dict[str, str]:
         """Versions in the interpreter, or nothing before it is made."""

@@ -55,7 +55,7 @@ class Environment:
     def threads(self) -> int:
         """CPU threads of the worker."""
         asked = self.place.threads or int(os.environ.get("OMP_NUM_THREADS") or 0)
-        return asked or min(THREADS, len(os.sched_getaffinity(0)))
+        return asked or min(THREADS, os.cpu_count() or 1)
 
     def faults(self) -> list[Fault]:
         """Everything that can be seen to be wrong, in one report; nothing is made or compiled."""

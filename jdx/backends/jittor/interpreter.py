@@ -113,7 +113,7 @@ def faults_of(found: Interpreter, *, ours: bool = False) -> list[Fault]:
     return [Fault(KEY, name, text + again) for text in (*_version_texts(found), *_package_texts(found))]
 
 
-JDIFFUSION = ("numpy", "safetensors", "pillow", "torch", "JDiffusion")
+JDIFFUSION = ("numpy", "safetensors", "pillow", "torch", "jittor", "JDiffusion")
 """Packages whose versions matter to JDiffusion's runner; torch is one too many."""
 README = "https://github.com/JittorRepos/JDiffusion#installation"
 

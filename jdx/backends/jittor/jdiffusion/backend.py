@@ -35,6 +35,7 @@ class JDiffusionBackend(JittorBackend):
     """Encodes, trains and draws with JDiffusion's networks and pipeline; `limits` says what it does not do."""
 
     name = "jdiffusion"
+    release = "not installed as a package"
     jobs = "jdx.backends.jittor.jdiffusion"
 
     def _environment(self, place: Place) -> Environment:
@@ -46,4 +47,4 @@ class JDiffusionBackend(JittorBackend):
     def identity(self) -> dict[str, str]:
         """Results depend on the versions that its user has installed."""
         versions = self._versions()
-        return {**super().identity(), "jdiffusion": versions.get("JDiffusion", "not installed as a package")}
+        return {**super().identity(), "jdiffusion": versions.get("JDiffusion", self.release)}

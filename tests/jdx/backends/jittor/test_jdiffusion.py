@@ -40,7 +40,13 @@ from tests.configs import compose_plain
 STAND_IN = Path(__file__).parent / "stand_in"
 MINI = ModelSpec(str(ROOT / "data" / "mini" / "weights" / "model"))
 QUIET = NullProgress()
-PACKAGES = {"numpy": "1.26.4", "safetensors": "0.5", "pillow": "11.0", "JDiffusion": "1.0"}
+PACKAGES = {
+    "numpy": "1.26.4",
+    "safetensors": "0.5",
+    "pillow": "11.0",
+    "jittor": "1.3.8.5",
+    "JDiffusion": "1.0",
+}
 MODULES = ("jittor", "jtorch", "JDiffusion", "diffusers", "transformers")
 FORK = "jittor.compatibility"
 GOOD = Interpreter(Path("/opt/jd/bin/python"), (3, 11, 7), PACKAGES, MODULES, FORK, headers=True, config=None)
@@ -209,6 +215,12 @@ def test_a_trial_is_told_all_of_it_before_it_starts() -> None:
     keys = {fault.key for fault in caught.value.faults}
     assert {"method.styleid.enabled", "lora.text_encoder.rank", "sampler.name"} <= keys
     validation.build(compose_plain("backend=jdiffusion", "backend.python=/opt/jd/bin/python"))
+
+
+def test_results_depend_on_what_its_user_has_installed(backend: JDiffusionBackend) -> None:
+    versions = {"jittor": "1.3.8.5", "jdiffusion": "1.0"}
+    assert backend.identity() == {"backend": "jdiffusion", "dtype": "float32", **versions}
+    assert backend.describe()["jittor"] == "1.3.8.5"
 
 
 def test_without_an_interpreter_its_place_is_asked_for() -> None:
