@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jdx.backends.torch.devices import send
+
 
 @dataclass(frozen=True)
 class Table:
@@ -39,7 +41,7 @@ class Table:
 
     def on(self, device: torch.device, dtype: torch.dtype) -> Tensor:
         """The weights where the terms are."""
-        return self.weights.to(device, dtype)
+        return send(self.weights, device, dtype)
 
 
 def at(weights: Tensor, step: int, history: Tensor) -> Tensor:

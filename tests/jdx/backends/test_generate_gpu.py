@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from jdx.backends.base import GenerateJob, ModelSpec, PictureSpec, SamplerSpec, 
 from jdx.backends.torch.adapters import save_adapter
 from jdx.backends.torch.backend import TorchBackend
 from jdx.backends.torch.devices import in_batches
+from jdx.backends.torch.inference import Denoiser
 from jdx.backends.torch.models import load
-from jdx.backends.torch.sampling import SAMPLERS
+from jdx.backends.torch.sampling import SAMPLERS, from_noise, sample, start_run
 from jdx.progress import NullProgress
 from tests.jdx.backends.adapters_for import random_adapter
 
@@ -40,6 +42,60 @@ def test_equals_the_cpu(tiny_sd: Path, tmp_path: Path, name: str) -> None:
         files = [tmp_path / device / "00" / picture.file for picture in pictures]
         drawn.append(np.stack([np.asarray(Image.open(file), dtype=int) for file in files]))
     assert np.abs(drawn[0] - drawn[1]).max() <= 1
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_sampling_never_waits_for_the_device(tiny_sd: Path, name: str) -> None:
+    models = load(ModelSpec(str(tiny_sd)), "cuda", torch.bfloat16)
+    text = models.embed(["a", "b", "c"])
+    for mode in ("default", "error"):  # the first round loads kernels
+        run = start_run(SamplerSpec(name, 4, 7.5), models.scheduler_config)  # type: ignore[arg-type]
+        latents = from_noise(models, run, [1, 2, 3], 64)
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            sample(Denoiser(models), run, latents, text, text, 7.5)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def _note(finished: list[str], style: str, folder: Path) -> None:
+    finished.append(style)
+
+
+def test_styles_of_equal_weights_share_batches(tiny_sd: Path, tmp_path: Path) -> None:
+    """Class pictures, for example: each folder gets its own, within what a batch's size rounds."""
+    spec = ModelSpec(str(tiny_sd))
+    styles = tuple(
+        StyleDrawJob(f"{word}", None, tuple(PictureSpec(f"{i}.png", f"{word} {i}", "", i) for i in range(3)))
+        for word in ("cat", "boat", "owl")
+    )
+    drawn = []
+    for batch, device in ((0, "cuda"), (0, "cpu")):
+        backend = TorchBackend(device, "float64")
+        finished: list[str] = []
+        job = GenerateJob(spec, SamplerSpec("unipc", 3, 7.5), 64, styles, batch)
+        out = tmp_path / device
+        backend.generate(job, out, NullProgress(), partial(_note, finished))
+        assert finished == ["cat", "boat", "owl"]
+        files = sorted(out.rglob("*.png"))
+        assert len(files) == 9
+        drawn.append(np.stack([np.asarray(Image.open(file), dtype=int) for file in files]))
+    assert np.abs(drawn[0] - drawn[1]).max() <= 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_pictures_are_the_same(tiny_sd: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+    models = load(ModelSpec(str(tiny_sd)), "cuda", dtype)
+    x = torch.randn(4, 4, 8, 8, device="cuda")
+    t, text = torch.tensor(500, device="cuda"), models.embed(["a", "b", "c", "d"])
+    plain, compiled = Denoiser(models), Denoiser(models, "full", 4)
+    with torch.no_grad():
+        want = plain(x, t, text).float()
+        assert (compiled(x, t, text).float() - want).norm() / want.norm() < (
+            1e-4 if dtype is torch.float32 else 0.03
+        )
+        assert torch.equal(compiled(x[:3], t, text[:3]), compiled(x, t, text)[:3])  # the filling is nobody's
+    assert compiled.mode == "full"
 
 
 def test_memory_that_runs_out_halves_the_batch() -> None:
