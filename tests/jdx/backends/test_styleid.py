@@ -21,9 +21,9 @@ from jdx.backends.base import ModelSpec, StyleIdSpec, StyleStyliseJob, StyliseJo
 from jdx.backends.torch import styleid
 from jdx.backends.torch.attention import processors, self_attentions
 from jdx.backends.torch.models import Models, load
-from jdx.backends.torch.styleid import CONTENT, STYLE, StyleId, square
+from jdx.backends.torch.styleid import StyleId, square
 from jdx.backends.torch.styleid_checks import levels_of
-from jdx.backends.torch.styleid_features import Keeper
+from jdx.backends.torch.styleid_features import CONTENT, STYLE, Keeper
 from jdx.backends.torch.styleid_layers import Capture, resolve_layers
 from jdx.backends.torch.styleid_memory import FeatureMemory, Inverted, Key, Place, places, size
 from jdx.errors import BackendError, ConfigError

@@ -9,7 +9,7 @@ import torch
 
 from jdx.backends.base import ModelSpec
 from jdx.backends.torch.models import load
-from jdx.backends.torch.styleid import CONTENT, STYLE
+from jdx.backends.torch.styleid_features import CONTENT, STYLE
 from jdx.backends.torch.styleid_memory import FeatureMemory, Place, places, size
 from tests.jdx.backends.test_styleid import engine, pictures, redrawn
 
