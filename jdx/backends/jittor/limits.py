@@ -65,11 +65,6 @@ LIMITS = (
         TORCH + "false",
     ),
     Limit(
-        "method.tokens.vectors",
-        lambda trial: _if(trial.method.tokens.vectors > 0, trial.method.tokens.vectors),
-        TORCH + "0, a method without a learnt word",
-    ),
-    Limit(
         "method.blend.enabled",
         lambda trial: _if(trial.method.blend.enabled),
         TORCH + "false, a method without StyleBlend",

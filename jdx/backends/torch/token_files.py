@@ -1,27 +1,19 @@
-"""Learnt words on disk: `learned_embeds.safetensors`, as diffusers' textual inversion writes and reads it.
-
-One tensor (vectors, width), float32, by the name of the word. `pipe.load_textual_inversion` gives the first
-vector the word's name and the others `NAME_1`, `NAME_2`, ..., and puts all of them where a prompt says the name.
-"""
+"""Learnt words as tensors, see `jdx/backends/word_files.py`."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from safetensors import SafetensorError
+import torch
 from torch import Tensor
 
-from jdx._version import __version__
-from jdx.errors import ConfigError, Fault
-from jdx.files import write_bytes
+from jdx.backends.word_files import FILE, HEADER, StoredWord, names_of, read_word, write_word
 
-FILE = "learned_embeds.safetensors"
-HEADER = "jdx"
+__all__ = ["FILE", "HEADER", "TokenVectors", "load_tokens", "names_of", "save_tokens"]
 
 
 @dataclass(frozen=True)
@@ -37,50 +29,16 @@ class TokenVectors:
         return names_of(self.token, len(self.vectors))
 
 
-def names_of(token: str, count: int) -> tuple[str, ...]:
-    """A word's vectors by diffusers' names: TOKEN, TOKEN_1, TOKEN_2, ..."""
-    return (token, *(f"{token}_{i}" for i in range(1, count)))
-
-
 def save_tokens(folder: Path, word: TokenVectors, metadata: Mapping[str, Any]) -> Path:
-    """Write `folder`/learned_embeds.safetensors and return its path; metadata: JSON values for the header.
-
-    Raises: ValueError when a number is not finite.
-    """
-    if not word.vectors.isfinite().all():
-        raise ValueError(f"{word.token} not saved: its vectors are not finite")
-    tensors = {word.token: word.vectors.detach().cpu().contiguous().clone()}
-    # One entry: safetensors writes several in random order, and equal words should be equal files.
-    about = json.dumps({"version": __version__, **metadata}, sort_keys=True, ensure_ascii=False)
-    write_bytes(folder / FILE, safetensors.torch.save(tensors, metadata={HEADER: about}))
-    return folder / FILE
+    """Write `folder`/learned_embeds.safetensors and return its path, see `write_word`."""
+    return write_word(folder, StoredWord(word.token, word.vectors.detach().float().cpu().numpy()), metadata)
 
 
 def load_tokens(file: Path, width: int) -> TokenVectors:
-    """The word in a file, for a text encoder of this width.
+    """The word in a file, for a text encoder of this width, see `read_word`."""
 
-    Raises: ConfigError when the file holds something else than one word of finite vectors of that width.
-    """
-    try:
-        tensors = safetensors.torch.load_file(str(file))
-    except (OSError, SafetensorError) as error:
-        raise _faulty(file, "cannot be read", f"a safetensors file ({error})") from error
-    if len(tensors) != 1:
-        raise _faulty(
-            file, f"holds {len(tensors)} tensors", "one word: a tensor (vectors, width) by its name"
-        )
-    ((token, vectors),) = tensors.items()
-    if vectors.ndim == 1:
-        vectors = vectors[None]  # older files of a single vector
-    shape = tuple(vectors.shape)
-    if len(shape) != 2 or shape[0] < 1 or shape[1] != width:
-        raise _faulty(
-            file, f"{token}: {shape}", f"(vectors, {width}): this base model's words are {width} wide"
-        )
-    if not vectors.isfinite().all():
-        raise _faulty(file, token, "vectors must be finite; the training that made them diverged")
-    return TokenVectors(token, vectors)
+    def load(path: str) -> dict[str, Any]:
+        return {name: x.float().numpy() for name, x in safetensors.torch.load_file(path).items()}
 
-
-def _faulty(file: Path, value: str, allowed: str) -> ConfigError:
-    return ConfigError([Fault("tokens", value, allowed)], f"learnt word {file}")
+    word = read_word(file, width, load)
+    return TokenVectors(word.token, torch.from_numpy(word.vectors))

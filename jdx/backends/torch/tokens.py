@@ -18,10 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from jdx.backends import word_checks
 from jdx.backends.base import TokensSpec
 from jdx.backends.torch.models import Models
 from jdx.backends.torch.parts import Part, Window
 from jdx.backends.torch.token_files import TokenVectors, names_of
+from jdx.backends.word_files import first_cuts, spelt_out
 from jdx.errors import ConfigError, Fault
 
 log = logging.getLogger(__name__)
@@ -42,15 +44,12 @@ class Vocabulary:
 
     def __call__(self, text: str | list[str], **settings: Any) -> Any:
         """As the tokenizer's own call."""
-        texts = self.spelt_out(text) if isinstance(text, str) else [self.spelt_out(one) for one in text]
+        texts = (
+            spelt_out(text, self.words)
+            if isinstance(text, str)
+            else [spelt_out(one, self.words) for one in text]
+        )
         return self.tokenizer(texts, **settings)
-
-    def spelt_out(self, text: str) -> str:
-        """The text with all names of each word that it says, as diffusers' TextualInversionLoaderMixin."""
-        for names in self.words:
-            if len(names) > 1:
-                text = text.replace(names[0], " ".join(names))
-        return text
 
     def ids(self) -> list[list[int]]:
         """Token ids of each word's vectors."""
@@ -205,16 +204,10 @@ class TokensPart(Part):
 
 
 def first_vectors(tokenizer: Any, weight: Tensor, spec: TokensSpec) -> Tensor:
-    """What a word's vectors begin as, (vectors, width): the embeddings of its `init` word.
-
-    A word of one token gives all vectors the same start, as in diffusers' script. One of p tokens (which that
-    script refuses) is spread over n vectors in order: vector i is the mean of tokens ⌊i·p/n⌋ up to ⌊(i+1)·p/n⌋,
-    at least one.
-    """
+    """What a word's vectors begin as, (vectors, width): the embeddings of its `init` word, see `first_cuts`."""
     pieces = pieces_of(tokenizer, spec.init)
-    p, n = len(pieces), spec.vectors
-    cuts = [(i * p // n, max(i * p // n + 1, (i + 1) * p // n)) for i in range(n)]
     wide = torch.promote_types(weight.dtype, torch.float32)
+    cuts = first_cuts(len(pieces), spec.vectors)
     return torch.stack([weight[pieces[a:b]].to(wide).mean(0) for a, b in cuts]).detach()
 
 
@@ -232,30 +225,12 @@ def pieces_of(tokenizer: Any, word: str) -> list[int]:
 
 
 def name_faults(tokenizer: Any, words: Iterable[Sequence[str]]) -> list[Fault]:
-    """Names that the tokenizer already has, or that two words share (it ignores case)."""
-    known, faults, seen = tokenizer.get_vocab(), [], set()
-    for name in (name for names in words for name in names):
-        if name in known:
-            allowed = "this model's tokenizer already has this word: a learnt word needs a name of its own"
-            faults.append(Fault("tokens.token", name, allowed))
-        elif name.casefold() in seen:
-            faults.append(
-                Fault("tokens.token", name, "two words of this name, whatever its case: rename a style")
-            )
-        seen.add(name.casefold())
-    return faults
+    """See `word_checks.name_faults`."""
+    return word_checks.name_faults(tokenizer.get_vocab(), words)
 
 
 def token_faults(tokenizer: Any, specs: Sequence[TokensSpec]) -> list[Fault]:
-    """Faults of the words that are to be learnt, keys `tokens.token`, `tokens.init` and `tokens.vectors`."""
-    faults = name_faults(tokenizer, [names_of(spec.token, spec.vectors) for spec in specs])
-    for init in dict.fromkeys(spec.init for spec in specs):
-        pieces = pieces_of(tokenizer, init)
-        if not pieces or tokenizer.unk_token_id in pieces:
-            allowed = "this model's tokenizer cannot spell it: give a word, such as style"
-            faults.append(Fault("tokens.init", repr(init), allowed))
-    room = tokenizer.model_max_length - 2  # start and end marks
-    if (most := max((spec.vectors for spec in specs), default=0)) > room:
-        allowed = f"at most {room}: a prompt of this model has no room for more"
-        faults.append(Fault("tokens.vectors", str(most), allowed))
-    return faults
+    """Faults of the words that are to be learnt, see `word_checks.word_faults`."""
+    known, room = tokenizer.get_vocab(), tokenizer.model_max_length - 2  # start and end marks
+    pieces = {spec.init: pieces_of(tokenizer, spec.init) for spec in specs}
+    return word_checks.word_faults(known, pieces, tokenizer.unk_token_id, room, specs)

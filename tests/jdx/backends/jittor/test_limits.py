@@ -50,7 +50,8 @@ def test_what_jittor_does_not_do(asked: str, key: str) -> None:
 
 
 def test_ordinary_trials_are_fine() -> None:
-    for method in ("base", "dreambooth", "prior", "average", "styleid", "styleid_db"):
+    methods = ("base", "dreambooth", "prior", "average", "styleid", "styleid_db", "vae_enhancer")
+    for method in (*methods, "textual_inversion", "dreambooth_ti"):
         assert faults("backend=jittor", f"method={method}") == set()
     assert faults("backend=jdiffusion", "method=dreambooth") == set()
 

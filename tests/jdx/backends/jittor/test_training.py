@@ -147,6 +147,10 @@ CASES: dict[str, tuple[tuple[AdapterSpec, ...], dict[str, Any]]] = {
         (with_enhancer(with_prior(THREE[0])), with_enhancer(with_prior(THREE[1], 0.4), "last")),
         {},
     ),
+    "words": (
+        (with_word(with_prior(THREE[0])), with_word(with_prior(THREE[1]), 3, init="pots", steps=9)),
+        {},
+    ),
     "dropout and a late text encoder": (
         (replace(with_text(THREE[0]), text_encoder_start=7),),
         {"dropout": 0.3, "schedule": ScheduleSpec("step", 2, 1, 5, 0.5)},
@@ -250,10 +254,14 @@ def test_an_adapter_of_either_backend_draws_the_same_picture_in_both(
     tmp_path: Path,
 ) -> None:
     adapters = tuple(
-        with_enhancer(replace(a, unet_lr=3e-2)) for a in (with_text(THREE[0]), with_text(THREE[1]))
+        with_enhancer(replace(a, unet_lr=3e-2))
+        for a in (with_text(THREE[0]), with_word(with_text(THREE[1]), 2, lr=0.1))
     )
     job = make_job(moments, models, *adapters, snapshots=(6,))
-    pictures = (PictureSpec("a cat.png", "a cat", "", 3), PictureSpec("a pen.png", "a pen", "grey", 4))
+    pictures = (
+        PictureSpec("a cat.png", "a cat", "", 3),
+        PictureSpec("a pen.png", "a pen in <style_05>", "grey", 4),
+    )
     for maker in (jittor_backend, torch_backend):
         made = train(maker, job, tmp_path / "trained")
         styles = tuple(
@@ -277,9 +285,9 @@ def test_an_adapter_of_either_backend_draws_the_same_picture_in_both(
 def test_faults_of_a_training_are_told_together(
     jittor_backend: JittorBackend, models: Models, moments: Moments, tmp_path: Path
 ) -> None:
-    odd = with_word(replace(THREE[0], unet=replace(THREE[0].unet, dora=True)))
+    odd = with_word(replace(THREE[0], unet=replace(THREE[0].unet, dora=True)), 99)
     job = make_job(moments, models, odd, snapshots=(), log_every=0)
     with pytest.raises(ConfigError) as caught:
         jittor_backend.train(job, tmp_path, NullProgress(), lambda *_: None, lambda *_: None)
     keys = {fault.key for fault in caught.value.faults}
-    assert {"log_every", "snapshots", "adapter 00: tokens", "adapter 00: unet.dora"} <= keys
+    assert {"log_every", "snapshots", "tokens.vectors", "adapter 00: unet.dora"} <= keys

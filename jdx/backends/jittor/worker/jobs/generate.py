@@ -21,6 +21,7 @@ from jdx.backends.jittor.worker.jobs.levels import config_faults, read_config
 from jdx.backends.jittor.worker.jobs.pictures import Floats, check_finite, to_pixels, write_pngs
 from jdx.backends.jittor.worker.jobs.samplers import start
 from jdx.backends.jittor.worker.jobs.sizes import in_batches, pictures_at_once
+from jdx.backends.jittor.worker.jobs.words import spoken
 from jdx.backends.jittor.worker.nets.adapters import Adapter, load_adapter, worn
 from jdx.backends.jittor.worker.nets.models import Models, load
 from jdx.backends.jittor.worker.tell import Tell
@@ -87,7 +88,7 @@ class Drawer:
             return
         most = self.job.batch_size or pictures_at_once(self.job.resolution, GIB_AT_512)
         adapter = load_adapter(style.adapter, self.models) if style.adapter is not None else Adapter()
-        with worn(self.models, adapter, style.lora_scale):
+        with worn(self.models, adapter, style.lora_scale), spoken(self.models, adapter.tokens):
             text = self._states([word for one in todo for word in _texts(one)])
             moments = self._start_moments(style.init) if style.init is not None else None
             ready = Prepared(style, folder, text, moments, _biases(style, adapter))

@@ -1,4 +1,4 @@
-"""What is trained in a pack, part by part: the adapters of either network and the enhancers, in Jittor.
+"""What is trained in a pack, part by part: adapters of either network, enhancers and learnt words, in Jittor.
 
 As in the torch backend a part holds one kind of parameters of all K styles in one (K, P) buffer `flat`, row k being
 style k, and says how its row is written down. Rows and vectors are NumPy's.
@@ -20,6 +20,7 @@ from jdx.backends.base import AdapterSpec, TrainJob
 from jdx.backends.enhancer_files import StoredEnhancer
 from jdx.backends.jittor.worker.jobs.enhancer import enhance, features, form_of
 from jdx.backends.jittor.worker.jobs.pictures import Floats
+from jdx.backends.jittor.worker.jobs.words import TokensPart
 from jdx.backends.jittor.worker.nets.dropout import KeyedDropout
 from jdx.backends.jittor.worker.nets.models import Models
 from jdx.backends.jittor.worker.nets.stacked import inject
@@ -157,6 +158,8 @@ def opened_parts(
             parts["text_encoder"] = stack
         if adapters[0].enhancer is not None:
             parts["enhancer"] = EnhancerPart(models, adapters, job.enhancer_moments)
+        if any(a.tokens for a in adapters):
+            parts["tokens"] = TokensPart(models, [a.tokens for a in adapters], windows["tokens"])
         yield parts
     finally:
         for part in reversed(parts.values()):

@@ -24,6 +24,7 @@ from jdx.backends.jittor.worker.jobs.pictures import Floats
 from jdx.backends.jittor.worker.jobs.sizes import in_batches, samples_at_once
 from jdx.backends.jittor.worker.jobs.states import AdapterState, read_state, write_snapshot
 from jdx.backends.jittor.worker.jobs.step import Captions, Step
+from jdx.backends.jittor.worker.jobs.words import token_faults
 from jdx.backends.jittor.worker.nets.adapters import Adapter
 from jdx.backends.jittor.worker.nets.dropout import KeyedDropout
 from jdx.backends.jittor.worker.nets.models import Models, load
@@ -44,7 +45,8 @@ def run(job: TrainJob, out: Path, tell: Tell) -> Failures:
     Raises: ConfigError with all faults of the job.
     """
     models = load(job.model, tell.dtype)
-    if faults := [*training_faults(job, models.latent_channels, out), *_limits(job)]:
+    words = token_faults(models.tokenizer, [a.tokens for a in job.adapters if a.tokens])
+    if faults := [*training_faults(job, models.latent_channels, out), *_limits(job), *words]:
         raise ConfigError(faults, "training job")
     failed: Failures = {}
     tell.progress("training", (max(job.snapshots) - job.start_step) * len(job.adapters))
@@ -58,8 +60,6 @@ def _limits(job: TrainJob) -> list[Fault]:
     """What only the torch backend trains."""
     found, allowed = [], "is done by backend=torch only"
     for a in job.adapters:
-        if a.tokens is not None:
-            found.append(Fault(f"adapter {a.style}: tokens", a.tokens.token, f"a learnt word {allowed}"))
         for name, lora in (("unet", a.unet), ("text_encoder", a.text_encoder)):
             if lora.rank and lora.dora:
                 found.append(Fault(f"adapter {a.style}: {name}.dora", "true", f"DoRA {allowed}"))

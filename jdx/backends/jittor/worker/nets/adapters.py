@@ -14,29 +14,30 @@ import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
-from jdx.backends import adapter_files
+from jdx.backends import adapter_files, word_files
 from jdx.backends.adapter_files import FILE, LORA_FILES, LoraPair
 from jdx.backends.enhancer_files import StoredEnhancer, read_enhancer, write_enhancer
 from jdx.backends.jittor.worker.nets.layers import Linear
 from jdx.backends.jittor.worker.nets.models import Models
 from jdx.backends.jittor.worker.nets.weights import arrays
 from jdx.backends.lora_keys import Network, canonical_te_path
+from jdx.backends.word_files import StoredWord, read_word, write_word
 from jdx.errors import ConfigError, Fault
 from jdx.files import write_bytes
 from jdx.methods.enhancer_form import Form
 
 Pair = LoraPair[npt.NDArray[Any]]
-WORD_FILE = "learned_embeds.safetensors"
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """All that a style has learnt here: {canonical module path: pair} of either network, and an enhancer."""
+    """All that a style has learnt here: {canonical module path: pair} of either network, an enhancer, a learnt word."""
 
     unet: Mapping[str, Pair] = field(default_factory=dict)
     text_encoder: Mapping[str, Pair] = field(default_factory=dict)
     enhancer: StoredEnhancer | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    tokens: StoredWord | None = None
 
 
 def write_adapter(folder: Path, adapter: Adapter) -> None:
@@ -44,30 +45,30 @@ def write_adapter(folder: Path, adapter: Adapter) -> None:
 
     Raises: ValueError when there is nothing to write or a number is not finite.
     """
-    if adapter.unet or adapter.text_encoder or adapter.enhancer is None:
+    if adapter.unet or adapter.text_encoder or (adapter.enhancer is None and adapter.tokens is None):
         tensors, header = adapter_files.file_of(adapter.unet, adapter.text_encoder, adapter.metadata)
         whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
         write_bytes(folder / FILE, safetensors.numpy.save(whole, metadata=header))
     if adapter.enhancer is not None:
         about = {**adapter.metadata, **adapter.enhancer.metadata}
         write_enhancer(folder, replace(adapter.enhancer, metadata=about))
+    if adapter.tokens is not None:
+        write_word(folder, adapter.tokens, adapter.metadata)
 
 
 def load_adapter(path: Path, models: Models) -> Adapter:
     """All that a style has learnt, from a folder (any of the files of its parts) or one file of LoRA weights.
 
-    Raises: ConfigError with every fault of a file that is not for this base or cannot be used, and for a learnt word,
-    which the torch backend alone can say.
+    Raises: ConfigError with every fault of a file that is not for this base or cannot be used.
     """
-    if (path / WORD_FILE).is_file():
-        allowed = "learnt words are drawn by backend=torch only"
-        raise ConfigError([Fault("tokens", str(path / WORD_FILE), allowed)], what=f"adapter {path}")
     sizes = Form(models.latent_channels, models.max_tokens, models.text_encoder.config.hidden_size)
     enhancer = read_enhancer(path, sizes)
-    if enhancer is None:
+    word = path / word_files.FILE
+    if enhancer is None and not word.is_file():
         return load_lora(path, models)
     lora = load_lora(path, models) if any((path / name).is_file() for name in LORA_FILES) else Adapter()
-    return replace(lora, enhancer=enhancer)
+    tokens = read_word(word, sizes.width, lambda file: arrays(Path(file))) if word.is_file() else None
+    return replace(lora, enhancer=enhancer, tokens=tokens)
 
 
 def load_lora(path: Path, models: Models) -> Adapter:

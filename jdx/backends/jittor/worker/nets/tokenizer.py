@@ -51,6 +51,17 @@ class ClipTokenizer:
         ids = [encoding.ids for encoding in self._fast.encode_batch(list(texts))]
         return np.asarray(ids, np.int32).reshape(len(ids), length)
 
+    def pieces(self, word: str) -> list[int]:
+        """Token ids of a word without start and end marks."""
+        self._fast.no_truncation()
+        self._fast.no_padding()
+        return list(self._fast.encode(word, add_special_tokens=False).ids)
+
+    @property
+    def vocabulary(self) -> Mapping[str, int]:
+        """Ids of all tokens, added ones in."""
+        return dict(self._fast.get_vocab())
+
     def id_of(self, token: str) -> int:
         """The id of one token as the vocabulary has it.
 
