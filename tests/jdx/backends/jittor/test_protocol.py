@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jdx.backends import base
@@ -83,6 +83,7 @@ def order(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("order")
 
 
+@settings(deadline=None)
 @given(job=jobs)
 def test_a_job_comes_back_equal(order: Path, job: base.EncodeJob) -> None:
     write_job(order, job)
