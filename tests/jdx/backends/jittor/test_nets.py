@@ -37,7 +37,7 @@ MODEL = ROOT / "data" / "mini" / "weights" / "model"
 TOLERANCE = 1e-5
 """Largest difference over largest value: a tenth of what is promised, ten times what is seen."""
 PROMPTS = ("a drawing of a cat, in blue!", "<|endoftext|> Ünïcode’s 42nd   word", "")
-TEXTS = (*PROMPTS, "!!", "it's <|startoftext|> 日本 ½ (c) don't", "a " * 40, "naïve\n\ttabs")
+TEXTS = (*PROMPTS, "!!", "it's <|startoftext|> 日本 ½ (c) don't", "a " * 40, "naïve\n\ttabs", "cafe\u0301")
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 OWNERS = (  # style, seed, UNet, text encoder
     ("00", 1, LoraSpec(2, 4.0, ATTENTION), LoraSpec(2, 1.0, ("q_proj", "v_proj"))),
