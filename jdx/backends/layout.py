@@ -42,6 +42,12 @@ def weight_file(folder: Path, stem: str, variant: str | None) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
+def stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Names, sizes and times of a model's files, so that an exchanged model is not taken from a cache."""
+    files = sorted(p for p in folder.glob("*/*") if p.suffix in (".safetensors", ".json", ".txt"))
+    return tuple((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files)
+
+
 def read_json(path: Path) -> tuple[dict[str, Any] | None, str]:
     """The JSON object in a file and "", or None and what is wrong."""
     try:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from jdx.backends.base import ModelSpec
-from jdx.backends.layout import COMPONENTS, weight_file
+from jdx.backends.layout import COMPONENTS, stamp, weight_file
 from jdx.backends.torch.cuts import say_cuts
 from jdx.backends.torch.hub import locate
 from jdx.errors import BackendError
@@ -146,7 +146,7 @@ def load(spec: ModelSpec, device: torch.device | str, dtype: torch.dtype) -> Mod
         raise BackendError(f"models are not loaded in {dtype}; allowed: float32, bfloat16, float64")
     device = torch.device(device)
     folder = locate(spec)
-    key = (spec, str(device), dtype, _stamp(folder))
+    key = (spec, str(device), dtype, stamp(folder))
     if key not in _loaded:
         while len(_loaded) >= KEPT:
             _loaded.popitem(last=False)
@@ -160,12 +160,6 @@ def release() -> None:
     _loaded.clear()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """Names, sizes and times of a model's files, so that an exchanged model is not taken from the cache."""
-    files = sorted(p for p in folder.glob("*/*") if p.suffix in (".safetensors", ".json", ".txt"))
-    return tuple((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files)
 
 
 def _load(spec: ModelSpec, folder: Path, device: torch.device, dtype: torch.dtype) -> Models:

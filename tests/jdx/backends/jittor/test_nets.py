@@ -16,6 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
@@ -72,12 +73,12 @@ class Compared:
 
 @pytest.fixture(scope="module")
 def both(run_in_jittor: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Compared]:
-    """The mini model with everything, and one of SD 2.1's shape with its passes only."""
+    """The mini model with everything, and ones of SD 2.1's and 1.5's shapes with their passes only."""
     root = tmp_path_factory.mktemp("nets")
     mini = asked_of_mini(root / "mini")
-    tiny = asked_of_tiny(root / "tiny")
-    run_in_jittor(Path(__file__).with_name("nets_side.py"), mini.folder, tiny.folder)
-    return {"mini": mini.read(), "tiny": tiny.read()}
+    tiny, old = asked_of_tiny(root / "tiny"), asked_of_old(root / "old")
+    run_in_jittor(Path(__file__).with_name("nets_side.py"), mini.folder, tiny.folder, old.folder)
+    return {"mini": mini.read(), "tiny": tiny.read(), "old": old.read()}
 
 
 def asked_of_mini(folder: Path) -> Compared:
@@ -111,6 +112,26 @@ def asked_of_tiny(folder: Path) -> Compared:
     safetensors.torch.save_file(text, path / "text_encoder" / "model.safetensors")
     given, data, expected, about = plain(models, side=8)
     return written(folder, given | {"variant": "fp16", "broken": {}}, data, expected, about)
+
+
+def asked_of_old(folder: Path) -> Compared:
+    """Stable Diffusion 1.5's differences: convolutions around transformers, one number of heads, quick GELU."""
+    path = build_tiny_sd(folder / "model", prediction_type="epsilon", seed=1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(16, 32, 32, 32),
+            attention_head_dim=8,
+            cross_attention_dim=32,
+            norm_num_groups=8,
+        )
+    unet.save_pretrained(path / "unet")
+    config = path / "text_encoder" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"hidden_act": "quick_gelu"}))
+    models = load(ModelSpec(str(path)), "cpu", torch.float32)
+    given, data, expected, about = plain(models, side=8)
+    return written(folder, given | {"broken": {}}, data, expected, about)
 
 
 def old_name(key: str) -> str:
@@ -304,13 +325,13 @@ def tokenizers(folder: Path) -> list[str]:
     return [str(MODEL / "tokenizer"), str(bare)]
 
 
-@pytest.mark.parametrize("model", ["mini", "tiny"])
+@pytest.mark.parametrize("model", ["mini", "tiny", "old"])
 def test_networks_answer_as_diffusers_and_transformers(both: dict[str, Compared], model: str) -> None:
     for name in ("states", "answer", "mean", "std", "decoded", "odd"):
         both[model].agree(name)
 
 
-@pytest.mark.parametrize("model", ["mini", "tiny"])
+@pytest.mark.parametrize("model", ["mini", "tiny", "old"])
 def test_modules_have_the_paths_and_the_order_of_diffusers(both: dict[str, Compared], model: str) -> None:
     for name in ("ids", "linears", "texts", "attentions"):
         assert both[model].told[name] == both[model].about[name], name

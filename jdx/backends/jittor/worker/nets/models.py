@@ -17,6 +17,7 @@ from jdx.backends.jittor.worker.nets.text_encoder import TextEncoder, load_text_
 from jdx.backends.jittor.worker.nets.tokenizer import ClipTokenizer
 from jdx.backends.jittor.worker.nets.unet import UNet, load_unet
 from jdx.backends.jittor.worker.nets.vae import Vae, load_vae
+from jdx.backends.layout import stamp
 from jdx.errors import BackendError
 
 TEXTS_AT_ONCE = 64
@@ -104,7 +105,7 @@ def load(spec: ModelSpec, dtype: str = "float32") -> Models:
     if dtype != "float32":
         raise BackendError(f"models are not loaded in {dtype} with Jittor; allowed: float32")
     folder = Path(spec.path)
-    key = (spec, bool(jt.flags.use_cuda), _stamp(folder))
+    key = (spec, bool(jt.flags.use_cuda), stamp(folder))
     if key not in _loaded:
         release()  # one at a time: weights of another model are memory that a pass may need
         _loaded[key] = _load(spec, folder)
@@ -115,11 +116,6 @@ def release() -> None:
     """Forget every loaded model; memory is free once the callers let go of theirs."""
     _loaded.clear()
     jt.gc()
-
-
-def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    files = sorted(p for p in folder.glob("*/*") if p.suffix in (".safetensors", ".json", ".txt"))
-    return tuple((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files)
 
 
 def _load(spec: ModelSpec, folder: Path) -> Models:
