@@ -10,6 +10,7 @@ from typing import Any
 
 import jittor as jt
 import numpy as np
+from PIL import Image
 from safetensors import safe_open
 
 from jdx.backends import adapter_files
@@ -97,11 +98,21 @@ def _draw(job: GenerateJob, style: StyleDrawJob, folder: Path, pipeline: Any, te
                     num_inference_steps=job.sampler.steps,
                     guidance_scale=job.sampler.guidance_scale,
                     latents=jt.array(first),
+                    output_type="np",
                 ).images[0]
-                buffer = io.BytesIO()
-                drawn.save(buffer, format="PNG")
-                write_bytes(file, buffer.getvalue())
+                _write(np.asarray(drawn, np.float32), file)
             tell.advance()
+
+
+def _write(unit: Floats, file: Path) -> None:
+    """Write a picture (H, W, 3) in [0, 1], rounded as by diffusers. Raises: BackendError for what is no number."""
+    if not np.isfinite(unit).all():
+        raise BackendError(
+            f"{file.name} left the finite numbers; another seed, or fewer steps of training, may help"
+        )
+    buffer = io.BytesIO()
+    Image.fromarray((unit * 255).round().astype(np.uint8)).save(buffer, format="PNG")
+    write_bytes(file, buffer.getvalue())
 
 
 @contextmanager
