@@ -131,7 +131,8 @@ class Worker:
             for descriptor in theirs:
                 os.close(descriptor)
         assert self._process.stdout is not None
-        threading.Thread(target=self._drain, args=[self._process.stdout], daemon=True).start()
+        self._drainer = threading.Thread(target=self._drain, args=[self._process.stdout], daemon=True)
+        self._drainer.start()
 
     def _drain(self, output: IO[bytes]) -> None:
         """Keep the last lines of what the worker and its compilers print; all of it goes to the log's details."""
@@ -224,6 +225,7 @@ class Worker:
 
     def _death(self, doing: str) -> str:
         self.end()
+        self._drainer.join(2 * TICK)  # its last lines are the ones that matter
         code = self._process.returncode
         how = f"by {_signal_name(-code)}" if code < 0 else f"with exit code {code}"
         hint = ""
