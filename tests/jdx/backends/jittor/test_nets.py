@@ -300,7 +300,7 @@ def single_layers() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 def broken(folder: Path) -> dict[str, str]:
     """Models that must not load: weights that are missing, misshapen and unknown; a network that is not there."""
-    paths = {name: folder / name for name in ("weights", "config")}
+    paths = {name: folder / name for name in ("weights", "config", "words")}
     for path in paths.values():
         shutil.copytree(MODEL, path)
     file = paths["weights"] / "unet" / "diffusion_pytorch_model.safetensors"
@@ -314,6 +314,9 @@ def broken(folder: Path) -> dict[str, str]:
     config.write_text(
         json.dumps(about | {"class_embed_type": "timestep", "only_cross_attention": [False, True]})
     )
+    (paths["words"] / "tokenizer" / "tokenizer.json").unlink()
+    words = paths["words"] / "tokenizer" / "vocab.json"
+    words.write_text(words.read_text().replace('"<|endoftext|>"', '"another"'))
     return {name: str(path) for name, path in paths.items()}
 
 
@@ -390,6 +393,10 @@ def test_networks_that_are_not_there_are_refused(both: dict[str, Compared]) -> N
     told = both["mini"].told["errors"]["config"]
     assert "class_embed_type = 'timestep'; with Jittor: None" in told
     assert "only_cross_attention = [False, True]; with Jittor: False" in told
+
+
+def test_a_vocabulary_without_its_marks_is_refused(both: dict[str, Compared]) -> None:
+    assert "vocab.json has no token '<|endoftext|>'" in both["mini"].told["errors"]["words"]
 
 
 def test_token_ids_are_transformers(both: dict[str, Compared], tmp_path: Path) -> None:

@@ -49,5 +49,5 @@ def mix(h: jt.Var) -> jt.Var:
 
 
 def _fold(h: jt.Var, bits: int) -> jt.Var:
-    """H ^ (h >> bits), the shift filling with zeros as that of an unsigned number does."""
+    """The number h ^ (h >> bits), the shift filling with zeros as that of an unsigned number does."""
     return h ^ ((h >> bits) & (2 ** (32 - bits) - 1))

@@ -88,17 +88,17 @@ def _mean(x: jt.Var, axes: tuple[int, ...]) -> jt.Var:
 
 
 def silu(x: jt.Var) -> jt.Var:
-    """X · σ(x) (Elfwing et al. 2018)."""
+    """SiLU, x · σ(x) (Elfwing et al. 2018)."""
     return x * x.sigmoid()
 
 
 def gelu(x: jt.Var) -> jt.Var:
-    """X · Φ(x) (Hendrycks and Gimpel 2016), exact."""
+    """GELU, x · Φ(x) (Hendrycks and Gimpel 2016), exact."""
     return nn.gelu(x)
 
 
 def quick_gelu(x: jt.Var) -> jt.Var:
-    """X · σ(1.702 x), OpenAI's CLIP and hence Stable Diffusion 1.x."""
+    """GELU roughly, x · σ(1.702 x), as in OpenAI's CLIP and hence Stable Diffusion 1.x."""
     return x * (1.702 * x).sigmoid()
 
 

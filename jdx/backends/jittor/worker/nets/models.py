@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from jdx.backends.layout import stamp
 from jdx.errors import BackendError
 
 TEXTS_AT_ONCE = 64
-_loaded: OrderedDict[tuple[object, ...], Models] = OrderedDict()
+_loaded: dict[tuple[object, ...], Models] = {}
 
 
 @dataclass(eq=False)

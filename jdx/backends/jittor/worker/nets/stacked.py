@@ -43,7 +43,7 @@ class LowRank:
         self.salt, self.dropout = salt_of(path), dropout
 
     def __call__(self, x: jt.Var, y: jt.Var) -> jt.Var:
-        """Y plus the term; x: (K·n, ..., d_in), y: (K·n, ..., d_out)."""
+        """The sum of y and the term; x: (K·n, ..., d_in), y: (K·n, ..., d_out)."""
         K = self.a.shape[0]
         if x.shape[0] % K:
             raise ValueError(

@@ -125,11 +125,13 @@ def _built(folder: Path, special: Mapping[str, str]) -> Tokenizer:
     )
     words = pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True)
     made.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    end, start = special["eos_token"], special["bos_token"]
-    made.post_processor = processors.RobertaProcessing(
-        (end, made.token_to_id(end) or 0),
-        (start, made.token_to_id(start) or 0),
-        trim_offsets=False,
-        add_prefix_space=False,
-    )
+    end, start = (_known(made, special[name]) for name in ("eos_token", "bos_token"))
+    made.post_processor = processors.RobertaProcessing(end, start, trim_offsets=False, add_prefix_space=False)
     return made
+
+
+def _known(tokenizer: Tokenizer, token: str) -> tuple[str, int]:
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise ValueError(f"vocab.json has no token {token!r}")
+    return token, int(found)
