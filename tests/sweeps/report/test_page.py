@@ -48,6 +48,7 @@ def test_best_and_median(folder: Path) -> None:
 
 def test_plots_are_drawn_in_the_browser(browser: Browser, folder: Path) -> None:
     browser.open(folder / "sweep.html")
+    assert not browser.js("return Boolean(window.Plotly)")  # it is read for the first plot, not before
     for name in ("history", "parallel", "importance", "slice"):
         browser.js(f"document.getElementById('plot-{name}-0').scrollIntoView()")
         browser.wait(f"document.querySelector('#plot-{name}-0 svg.main-svg')")
@@ -153,7 +154,8 @@ def test_unfinished_and_broken_sweeps(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "no trial has finished yet" in text
     assert "Fewer than three trials" in text
     assert "Not drawn" in text
-    assert "Plotly.react" in text
+    assert "plotly().react" in text
+    assert 'id="plotly"' not in text  # nothing is drawn
     head = json.loads((made / "sweep.json").read_text())
     (made / "sweep.json").write_text(json.dumps(head | {"study": "another"}))
     assert main([str(made), str(tmp_path)]) == 2
