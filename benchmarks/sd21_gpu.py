@@ -59,7 +59,9 @@ class Bench:
     sizes: Sizes
     compile: CompileSetting
     device: torch.device
+    stacks: tuple[int, ...] = ()  # how many styles train at once, for `train`; () = 1, 4, 15 and 30
     cards: tuple[int, ...] = ()  # how many, for `scaling`; () = 1, 2, 4, ... of those that are visible
+    primed: bool = False  # whether the set's first trial only warms up the process
 
     @property
     def model(self) -> Path:
@@ -99,7 +101,7 @@ def train(bench: Bench) -> None:
         )
         rows.add("train", f"diffusers' script with PEFT, {label}", rate, "samples/s", gib=gib)
     del pipe
-    for styles in (1, 4, sizes.styles, 2 * sizes.styles):
+    for styles in bench.stacks or (1, 4, sizes.styles, 2 * sizes.styles):
         _train_ours(bench, styles)
 
 
@@ -167,9 +169,12 @@ def whole_set(bench: Bench) -> None:
     # The second trial is a sweep's next one: it finds class pictures and encodings in the store, nothing else.
     for name, rate in (("cold", 1e-4), ("warm", 2e-4)):
         words = whole.overrides(folder, model_folder, [*extra, f"optim.unet.lr={rate}"])
+        if name == "cold" and bench.primed:
+            words += ["train.steps=20", "sampler.steps=2", "method.styleid.steps=2"]
         seconds, record = whole.run(folder, words, name)
         stages = ", ".join(f"{stage} {value:.0f} s" for stage, value in record["seconds"].items())
-        bench.rows.add("set", f"A set, {name}", seconds / 60, "min", stages)
+        label = "primed by few steps" if name == "cold" and bench.primed else name
+        bench.rows.add("set", f"A set, {label}", seconds / 60, "min", stages)
 
 
 def _small(sizes: Sizes) -> list[str]:
@@ -239,7 +244,7 @@ def main() -> None:
     sizes = QUICK if args.quick else Sizes()
     out = args.out.absolute()
     rows = Rows(out / f"{'-'.join(args.only)}-{os.getpid()}.json")
-    bench = Bench(rows, out, sizes, args.compile, device, tuple(args.cards))
+    bench = Bench(rows, out, sizes, args.compile, device, tuple(args.stacks), tuple(args.cards), args.primed)
     for name in args.only:
         SUBJECTS[name](bench)
     if device.type == "cuda":
@@ -255,7 +260,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
     parser.add_argument("--out", type=Path, default=Path("outputs/sd21"))
     parser.add_argument("--compile", choices=("auto", "off", "regional", "full"), default="auto")
+    parser.add_argument("--stacks", type=int, nargs="+", default=[], help="styles trained at once for train")
     parser.add_argument("--cards", type=int, nargs="+", default=[], help="numbers of cards for scaling")
+    parser.add_argument("--primed", action="store_true", help="set: only warm up before the warm trial")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--table", type=Path)
     parser.add_argument("--write", type=Path)
