@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import inspect
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ import psutil
 
 from jdx.backends.jittor.interpreter import Interpreter
 from jdx.backends.jittor.machine import compiler
+from jdx.backends.jittor.worker import watch
 from jdx.errors import BackendError
 
 log = logging.getLogger(__name__)
@@ -84,9 +86,20 @@ def _stamp(home: Path, found: Interpreter, env: Mapping[str, str]) -> Path:
 
 
 def _run_check(found: Interpreter, env: Mapping[str, str], limit: float) -> None:
+    """Import Jittor and look at its numbers, in a process that ends with us, whatever ends us."""
+    life, ours = os.pipe()
+    try:
+        _checked(found, env, limit, life)
+    finally:
+        os.close(life)
+        os.close(ours)
+
+
+def _checked(found: Interpreter, env: Mapping[str, str], limit: float, life: int) -> None:
     process = subprocess.Popen(
-        [str(found.executable), "-c", CHECK],
+        [str(found.executable), "-c", f"{inspect.getsource(watch)}\nend_with({life})\n{CHECK}"],
         env=dict(env),
+        pass_fds=[life],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

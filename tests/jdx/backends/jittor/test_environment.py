@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from jdx.backends.jittor import home, interpreter, machine
@@ -250,6 +251,33 @@ def test_a_compile_that_fails_or_hangs_is_told_and_not_remembered(tmp_path: Path
     hanging = replace(GOOD, executable=script(tmp_path / "hanging", "sleep 300"))
     with pytest.raises(BackendError, match=r"after 0\.5 s.*backend\.compile_timeout"):
         home.compile_first(tmp_path / "home", hanging, env, 0.5)
+
+
+def test_a_compile_goes_when_the_trial_is_killed(tmp_path: Path) -> None:
+    code = f"""
+import os, sys
+from dataclasses import replace
+from pathlib import Path
+from jdx.backends.jittor import home
+from tests.jdx.backends.jittor.test_environment import GOOD
+home.CHECK = "import os, time; open({str(tmp_path / "pid")!r}, 'w').write(str(os.getpid())); time.sleep(300)"
+home.compile_first(Path({str(tmp_path / "home")!r}), replace(GOOD, executable=Path(sys.executable)), os.environ, 600)
+"""
+    trial = subprocess.Popen([sys.executable, "-c", code])
+    for _ in range(600):
+        if (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text():
+            break
+        time.sleep(0.1)
+    pid = int((tmp_path / "pid").read_text())
+    assert psutil.pid_exists(pid)
+    trial.kill()
+    trial.wait()
+    for _ in range(200):
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("the compiling process outlived the trial")
 
 
 HOLD = """
