@@ -28,6 +28,7 @@ from jdx.backends.jittor.worker.jobs.words import token_faults
 from jdx.backends.jittor.worker.nets.adapters import Adapter
 from jdx.backends.jittor.worker.nets.dropout import KeyedDropout
 from jdx.backends.jittor.worker.nets.models import Models, load
+from jdx.backends.jittor.worker.nets.stacked import target_faults
 from jdx.backends.jittor.worker.tell import Tell
 from jdx.backends.samples import Noising, Plan, Source, draw_pass, plan_passes, read_sources
 from jdx.backends.state_files import LossLog, snapshot_folder
@@ -45,8 +46,7 @@ def run(job: TrainJob, out: Path, tell: Tell) -> Failures:
     Raises: ConfigError with all faults of the job.
     """
     models = load(job.model, tell.dtype)
-    words = token_faults(models.tokenizer, [a.tokens for a in job.adapters if a.tokens])
-    if faults := [*training_faults(job, models.latent_channels, out), *_limits(job), *words]:
+    if faults := job_faults(job, models, out):
         raise ConfigError(faults, "training job")
     failed: Failures = {}
     tell.progress("training", (max(job.snapshots) - job.start_step) * len(job.adapters))
@@ -56,14 +56,12 @@ def run(job: TrainJob, out: Path, tell: Tell) -> Failures:
     return failed
 
 
-def _limits(job: TrainJob) -> list[Fault]:
-    """What only the torch backend trains."""
-    found, allowed = [], "is done by backend=torch only"
-    for a in job.adapters:
-        for name, lora in (("unet", a.unet), ("text_encoder", a.text_encoder)):
-            if lora.rank and lora.dora:
-                found.append(Fault(f"adapter {a.style}: {name}.dora", "true", f"DoRA {allowed}"))
-    return found
+def job_faults(job: TrainJob, models: Models, out: Path) -> list[Fault]:
+    """Every fault of the job that can be seen before anything is computed."""
+    faults = training_faults(job, models.latent_channels, out)
+    faults += target_faults(models.unet, [a.unet for a in job.adapters], "unet")
+    faults += target_faults(models.text_encoder, [a.text_encoder for a in job.adapters], "text_encoder")
+    return faults + token_faults(models.tokenizer, [a.tokens for a in job.adapters if a.tokens])
 
 
 def packs(job: TrainJob) -> Iterator[tuple[Sequence[AdapterSpec], int]]:
@@ -137,21 +135,24 @@ class PackRun:
     def restore(self) -> None:
         """Put every adapter to where its snapshot was taken; nothing to do when there is none.
 
-        Raises: ConfigError when a snapshot is of an adapter of another shape, or lacks the average.
+        Raises: ConfigError with every snapshot that is of an adapter of another shape, or lacks the average.
         """
         self.logs = [LossLog() for _ in self.adapters]
         if not self.job.resume:
             return
-        rows = self._rows()
+        rows, faults = self._rows(), list[Fault]()
         for k, adapter in enumerate(self.adapters):
             state = read_state(self.job.resume[adapter.style], self.job.start_step)
             self.logs[k] = state.losses
             mine = trained(self.parts, k)
             wanted = [(part, f"{name}.{key}") for name, part in mine.items() for key in state_keys(adapter)]
             if fault := _restore_fault(adapter, state, mine, [name for _, name in wanted], k):
-                raise ConfigError([fault], "training job")
+                faults.append(fault)
+                continue
             for part, name in wanted:
                 rows[name][k] = part.row(k, state.vectors[name])
+        if faults:
+            raise ConfigError(faults, "training job")
         self._put(rows)
         self.optimiser.steps = self.job.start_step
 
@@ -295,7 +296,9 @@ def _restore_fault(
     adapter: AdapterSpec, state: AdapterState, mine: Mapping[str, Part], wanted: Sequence[str], k: int
 ) -> Fault | None:
     if {name: part.layout(k) for name, part in mine.items()} != dict(state.layout):
-        allowed = "the snapshot's ranks, targets or base model differ from this job's; use the same ones"
+        allowed = (
+            "the snapshot's ranks, targets, words or base model differ from this job's; use the same ones"
+        )
         return Fault("resume", adapter.style, allowed)
     if any(name not in state.vectors for name in wanted):
         allowed = "the snapshot holds no running average; resume without ema_decay, or from one made with it"

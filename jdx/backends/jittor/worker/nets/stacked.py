@@ -7,7 +7,7 @@ factors are in one (K, P) buffer in the order of the torch backend's, so that sn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jittor as jt
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from jittor import nn
 
 from jdx.backends.adapter_files import LoraPair
+from jdx.backends.base import LoraSpec
 from jdx.backends.jittor.worker.nets.dropout import KeyedDropout
 from jdx.backends.jittor.worker.nets.layers import Linear
 from jdx.backends.owners import Owner, drawn_a, layout_of, salt_of, targeted
@@ -201,7 +202,7 @@ def inject(
         raise RuntimeError(
             f"the network already carries adapters ({worn[0]}, ...): remove() that stack first"
         )
-    if faults := _faults(list(linears), owners):
+    if faults := target_faults(network, [owner.spec for owner in owners]):
         raise ConfigError(faults, "LoRA targets")
     slots = []
     for path, layer in linears.items():
@@ -214,12 +215,15 @@ def inject(
     return stack
 
 
-def _faults(paths: Sequence[str], owners: Sequence[Owner]) -> list[Fault]:
-    targets = dict.fromkeys(target for o in owners if o.spec.rank for target in o.spec.targets)
+def target_faults(network: Network, specs: Iterable[LoraSpec], name: str = "") -> list[Fault]:
+    """Targets that match no linear layer, and DoRA, in specs whose rank is above 0; `name`, the network's, leads."""
+    used, of = [spec for spec in specs if spec.rank], f"{name}." if name else ""
+    linears = [path for path, module in network.modules.items() if isinstance(module, Linear)]
     found = [
-        Fault("targets", target, "no linear layer's path ends so")
-        for target in targets
-        if not any(targeted(path, [target]) for path in paths)
+        Fault(of + "targets", target, "no linear layer's path ends so")
+        for target in dict.fromkeys(target for spec in used for target in spec.targets)
+        if not any(targeted(path, [target]) for path in linears)
     ]
-    dora = [o.style for o in owners if o.spec.dora and o.spec.rank]
-    return found + [Fault("dora", f"style {style}", "the Jittor backend has none: false") for style in dora]
+    if any(spec.dora for spec in used):
+        found.append(Fault(of + "dora", "true", "DoRA is trained by backend=torch only: false"))
+    return found
