@@ -131,7 +131,7 @@ def in_batches(items: Sequence[T], size: int, work: Callable[[Sequence[T]], R], 
 
 
 def send(x: torch.Tensor, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """A tensor of host memory on the device, without waiting until the device has done what it was given before."""
-    if device.type != "cuda":
+    """A tensor on the device, without waiting until the device has done what it was given before."""
+    if device.type != "cuda" or x.device.type == "cuda":
         return x.to(device, dtype)
     return x.to(dtype or x.dtype).pin_memory().to(device, non_blocking=True)

@@ -23,13 +23,15 @@ FILLED = 0.75
 class Denoiser:
     """One kind of a job's passes. Call it with latents (N, C, h, w), a time step () and text states (N, tokens, width).
 
-    rows: N of compiled passes.
+    rows: N of compiled passes. failed: the compiler did; passes run plain then, filled up as before, since whoever set
+    attention processors counts on it.
     """
 
     models: Models
     mode: Mode = "off"
     rows: int = 0
     work: Work | None = None
+    failed: bool = False
 
     def most(self, otherwise: int) -> int:
         """Samples to give to a pass: all that a compiled one takes, or `otherwise`."""
@@ -50,19 +52,22 @@ class Denoiser:
         count, rows = len(x), self.filled(len(x))
         if self.mode == "off" or rows != self.rows or plain:
             return compilation.plain(self.models.unet, x, t, states)
+        return self._filled_pass(_fill(x, rows), t, _fill(states, rows))[:count]
+
+    def _filled_pass(self, x: Tensor, t: Tensor, states: Tensor) -> Tensor:
         try:
-            with compilation.opened(self.models.unet, self.mode) as compiled:
-                answer = compiled(_fill(x, rows), t, _fill(states, rows))[:count]
+            with compilation.opened(self.models.unet, "off" if self.failed else self.mode) as run:
+                answer = run(x, t, states)
         except torch.cuda.OutOfMemoryError:
             self.mode = "off"  # smaller batches follow, and each size would be compiled anew
             raise
         except Exception as error:
-            if not compilation.is_failure(error):
+            if self.failed or not compilation.is_failure(error):
                 raise
             compilation.give_up(error)
-            self.mode = "off"
-            return compilation.plain(self.models.unet, x, t, states)
-        if self.work is not None:
+            self.failed = True
+            return self._filled_pass(x, t, states)
+        if self.work is not None and not self.failed:
             compilation.remember(self.mode, self.work)
             self.work = None
         return answer

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from jdx.backends.lora_keys import memory_te_path
 from jdx.backends.torch.adapters import Adapter, LoraPair
+from jdx.backends.torch.devices import send
 from jdx.backends.torch.models import Models
 from jdx.backends.torch.tokens import spoken
 
@@ -60,7 +61,7 @@ def merged(weight: Tensor, pair: LoraPair, scale: float) -> Tensor:
     With a magnitude (DoRA) its rows are then brought to that length; as in PEFT the scale acts before that.
     """
     wide = torch.promote_types(weight.dtype, torch.float32)
-    up, down = pair.up.to(weight.device, wide), pair.down.to(weight.device, wide)
+    up, down = send(pair.up, weight.device, wide), send(pair.down, weight.device, wide)
     whole: Tensor = torch.addmm(weight.to(wide), up, down, alpha=scale * pair.alpha / pair.rank)
     if pair.magnitude is None:
         return whole

@@ -68,10 +68,9 @@ def test_all_styles_of_a_job_share_one_compilation(tiny: Models, tmp_path: Path)
     assert graphs() == 1
 
 
-def test_styleid_compiles_one_pass_to_invert_and_one_to_draw(
-    tiny_sd: Path, tiny: Models, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever the contents' and references' number, and another gamma is no other code."""
+@pytest.fixture
+def restyling(tiny_sd: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch) -> StyliseJob:
+    """Three contents and two, so that the second style's are filled up."""
     monkeypatch.setattr(inference, "FILLED", 0.5)
     contents = {f"{i}.png": (picture, i % 2) for i, picture in enumerate(pictures[:3])}
     styles = (
@@ -79,34 +78,51 @@ def test_styleid_compiles_one_pass_to_invert_and_one_to_draw(
         StyleStyliseJob("01", tuple(pictures[3:]), {"a.png": (pictures[0], 0), "b.png": (pictures[1], 0)}),
     )
     spec = StyleIdSpec(("7", "8", "9", "10", "11"), 0.6, 1.5, 3)
-    todo = StyliseJob(ModelSpec(str(tiny_sd)), spec, 64, styles, 3)
+    return StyliseJob(ModelSpec(str(tiny_sd)), spec, 64, styles, 3)
 
-    def run(wanted: StyliseJob, out: str) -> dict[str, Any]:
-        styleid.release()
-        styleid.stylise(wanted, tiny, tmp_path / out, NullProgress(), lambda *_: None)
-        return levels(tmp_path / out)
 
-    eager, other = run(todo, "eager"), run(replace(todo, spec=replace(spec, gamma=0.2)), "other")
-    compiled = replace(todo, compile="full")
-    assert_same(run(compiled, "compiled"), eager)
+def restyled(wanted: StyliseJob, models: Models, out: Path) -> dict[str, Any]:
+    styleid.release()
+    styleid.stylise(wanted, models, out, NullProgress(), lambda *_: None)
+    return levels(out)
+
+
+def test_styleid_compiles_one_pass_to_invert_and_one_to_draw(
+    restyling: StyliseJob, tiny: Models, tmp_path: Path
+) -> None:
+    """Whatever the contents' and references' number, and another gamma is no other code."""
+    eager = restyled(restyling, tiny, tmp_path / "eager")
+    spec = replace(restyling.spec, gamma=0.2)
+    other = restyled(replace(restyling, spec=spec), tiny, tmp_path / "other")
+    compiled = replace(restyling, compile="full")
+    assert_same(restyled(compiled, tiny, tmp_path / "compiled"), eager)
     assert graphs() == 2
-    assert_same(run(replace(compiled, spec=replace(spec, gamma=0.2)), "other compiled"), other)
+    assert_same(restyled(replace(compiled, spec=spec), tiny, tmp_path / "other compiled"), other)
     assert graphs() == 2
+
+
+def broken(*_: object) -> Any:
+    raise ValueError("no such instruction")
+
+
+def test_styleid_goes_on_when_the_compiler_fails(
+    restyling: StyliseJob, tiny: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    eager = restyled(restyling, tiny, tmp_path / "eager")
+    monkeypatch.setattr(compilation, "BACKEND", broken)
+    assert_same(restyled(replace(restyling, compile="full"), tiny, tmp_path / "broken"), eager)
 
 
 def test_a_compiler_that_fails_costs_one_line(
     tiny: Models, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(*_: object) -> Any:
-        raise ValueError("no such instruction")
-
     compilation._say.cache_clear()
     monkeypatch.setattr(compilation, "BACKEND", broken)
     x, t, text = torch.ones(2, 4, 8, 8), torch.tensor(3), tiny.embed(["a", "b"])
     denoise = denoiser(tiny, "full", 10, (8, 8), 2, "test")
     with torch.no_grad():
         made = denoise(x, t, text)
-        assert denoise.mode == "off"
+        assert denoise.failed
         assert torch.equal(made, tiny.unet(x, t, encoder_hidden_states=text).sample)
     assert "going on without it" in caplog.text
 
