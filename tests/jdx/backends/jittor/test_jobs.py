@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
+from jdx import ROOT
 from jdx.backends.base import (
     Backend,
     CropSpec,
@@ -145,6 +146,21 @@ def test_pictures_of_a_model_that_predicts_the_noise_agree(
     job = GenerateJob(ModelSpec(str(tiny_sd_eps)), SamplerSpec("unipc", 6, 4.0), 64, styles, batch_size=1)
     ours, theirs = (drawn(backend, job, tmp_path / backend.name)["00"] for backend in reversed(backends))
     assert all(psnr(one, other) > 40 for one, other in zip(ours, theirs, strict=True))
+
+
+def test_pictures_of_the_embedded_model_agree(
+    backends: tuple[Backend, Backend], pictures: list[Path], tmp_path: Path
+) -> None:
+    spec = ModelSpec(str(ROOT / "data" / "mini" / "weights" / "model"))
+    job = GenerateJob(spec, SamplerSpec("unipc", 5, 5.0), 128, (StyleDrawJob("00", None, TWO[:1]),))
+    redrawing = StyleIdSpec(("7", "8", "9"), gamma=0.75, temperature=1.5, steps=3)
+    contents = {"0.png": (pictures[0], 0)}
+    again = StyliseJob(spec, redrawing, 128, (StyleStyliseJob("01", (pictures[3],), contents),))
+    for backend in backends:
+        drawn(backend, job, tmp_path / backend.name)
+        backend.stylise(again, tmp_path / backend.name, NullProgress(), lambda *_: None)
+    for file in (f"00/{TWO[0].file}", "01/0.png"):
+        assert psnr(tmp_path / "jittor" / file, tmp_path / "torch" / file) > 40, file
 
 
 def test_a_half_written_style_is_finished_and_its_pictures_are_kept(

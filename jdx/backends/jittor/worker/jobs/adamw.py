@@ -114,9 +114,8 @@ class StackedAdamW:
         kept = 1 - rates * np.asarray(self.knobs.weight_decay[name])
         m = self.m[name] + (g - self.m[name]) * (1 - beta1)
         v = self.v[name] * beta2 + g * g * (1 - beta2)
-        # The corrections travel with the rates: a number in the code would be compiled anew at every step.
         slope = _column(rates / (1 - beta1**t))
-        root = v.sqrt() / _column(np.full(len(rates), (1 - beta2**t) ** 0.5)) + self.knobs.eps
+        root = v.sqrt() / (1 - beta2**t) ** 0.5 + self.knobs.eps
         p = self.params[name] * _column(kept) - m / root * slope
         for x in (m, v, p):
             x.sync()  # now: the graph of all steps would otherwise be kept
