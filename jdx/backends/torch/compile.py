@@ -36,7 +36,7 @@ CACHE = "TORCHINDUCTOR_CACHE_DIR"
 BACKEND = "inductor"
 VARIANTS = 64
 """Compilations of one function that are kept. Dynamo gives up after 8; a denoiser is used with several batch sizes,
-precisions and, block by block, at some fifteen places of the network."""
+precisions and, block by block, in several sizes."""
 
 
 @dataclass(frozen=True)
@@ -202,8 +202,8 @@ def opened(unet: Any, mode: Mode) -> Iterator[Denoise]:
             block._compiled_call_impl = None
 
 
-REGIONS = ("BasicTransformerBlock", "ResnetBlock2D")
-"""diffusers' modules that `regional` compiles, each of them once per kind and size."""
+REGIONS = ("BasicTransformerBlock",)
+"""diffusers' modules that `regional` compiles, once per size. With the resnets, drawing took longer than whole."""
 
 
 def plain(unet: Any, x: Tensor, t: Tensor, states: Tensor) -> Tensor:
