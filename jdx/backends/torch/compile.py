@@ -52,7 +52,8 @@ PRICES: dict[Use, dict[Mode, Price]] = {
     "train": {"full": Price(96.0, 40.0, 0.175)},
     "draw": {"full": Price(53.0, 15.0, 0.26)},
 }
-"""Stable Diffusion 2.1 on an H200 in bfloat16: 15 styles of rank 32, two samples each; 50 pictures' forward pass."""
+"""Stable Diffusion 2.1 on an H200 in bfloat16: 15 styles of rank 32, two samples each; 50 pictures' forward pass.
+`warm` is an estimate: tracing without compiling kernels."""
 RATES: dict[Use, float] = {"train": 167.0, "draw": 394.0}
 """Samples a second without compilation in the same measurements, but for what a pass takes whatever its samples."""
 PASSES: dict[Use, float] = {"train": 0.0164, "draw": 0.0}
