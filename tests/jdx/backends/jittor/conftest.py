@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from jdx.backends.jittor.backend import JittorBackend
 from jdx.backends.jittor.environment import Environment, Place
 from jdx.backends.jittor.process import import_path
 
@@ -19,6 +20,14 @@ def jittor() -> Environment:
     if lacking := environment.lacks():
         pytest.skip(f"no Jittor here, which `make jittor` would bring: {lacking}")
     return environment
+
+
+@pytest.fixture(scope="session")
+def jittor_backend(jittor: Environment) -> Iterator[JittorBackend]:
+    """One warm worker for all tests that ask it for jobs."""
+    backend = JittorBackend(jittor.place)
+    yield backend
+    backend.close()
 
 
 @pytest.fixture(scope="session")

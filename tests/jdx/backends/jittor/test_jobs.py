@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,21 +28,11 @@ from jdx.backends.base import (
     StyliseJob,
 )
 from jdx.backends.jittor.backend import JittorBackend
-from jdx.backends.jittor.environment import Environment
 from jdx.backends.torch.backend import TorchBackend
 from jdx.errors import ConfigError
 from jdx.progress import NullProgress
 
 pytestmark = pytest.mark.slow
-CPU = {"device": "cpu", "dtype": "float32"}
-
-
-@pytest.fixture(scope="module")
-def jittor_backend(jittor: Environment) -> Iterator[JittorBackend]:
-    """One warm worker for this file."""
-    backend = JittorBackend(jittor.place)
-    yield backend
-    backend.close()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from jdx.backends.base import (
     TrainOutcome,
 )
 from jdx.backends.jittor.backend import JittorBackend
-from jdx.backends.jittor.environment import Environment
 from jdx.backends.torch.backend import TorchBackend
 from jdx.backends.torch.models import Models, load
 from jdx.errors import ConfigError
@@ -44,14 +43,6 @@ from tests.jdx.backends.train_jobs import (
 
 pytestmark = pytest.mark.slow
 Vectors = dict[str, np.ndarray[Any, Any]]
-
-
-@pytest.fixture(scope="module")
-def jittor_backend(jittor: Environment) -> Iterator[JittorBackend]:
-    """One warm worker for this file."""
-    backend = JittorBackend(jittor.place)
-    yield backend
-    backend.close()
 
 
 @pytest.fixture(scope="module")
