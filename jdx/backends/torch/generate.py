@@ -77,7 +77,7 @@ def _groups(
 ) -> list[list[Style]]:
     """Neighbours that are drawn with the same weights and from the same start: a GPU draws them in common batches.
 
-    Class pictures are eight a word, and a card wants thirty. A CPU gains nothing by it.
+    Class pictures are eight a word, and a card wants two dozen. A CPU gains nothing by it.
     """
 
     def drawn_with(one: Style) -> object:

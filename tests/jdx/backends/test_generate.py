@@ -187,6 +187,27 @@ def test_out_of_memory_halves_and_draws_the_same(
     assert sizes == [6] + [2] * 6  # three guided pictures, then one by one, two steps each
 
 
+def test_neighbours_of_equal_weights_share_batches(
+    tiny: Models, adapters: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: class pictures of several words at once, an adapter by itself; one of the words is half done."""
+    styles = (style("a", None), style("b", None), style("c", adapters[0]), style("d", None))
+    apart = run(tiny, job(tiny, *styles), tmp_path / "apart")
+    kept = tmp_path / "together" / "b" / "cat.png"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes((tmp_path / "apart" / "b" / "cat.png").read_bytes())
+    forward, sizes = tiny.unet.forward, []
+
+    def watched(x: torch.Tensor, *rest: Any, **named: Any) -> Any:
+        sizes.append(len(x))
+        return forward(x, *rest, **named)
+
+    monkeypatch.setattr(tiny.unet, "forward", watched)
+    monkeypatch.setattr(module, "SHARED_ON", "cpu")
+    assert_same(run(tiny, job(tiny, *styles, batch_size=8), tmp_path / "together"), apart)
+    assert sizes == [10, 10, 6, 6, 6, 6]  # guided: 3 + 2 pictures, then 3, then 3; two steps each
+
+
 def test_an_interrupted_style_goes_on(tiny: Models, tmp_path: Path) -> None:
     todo = job(tiny, style("00", None))
     first = run(tiny, todo, tmp_path)
