@@ -367,8 +367,8 @@ class Controller:
 
     def _look_ahead(self) -> None:
         """Have one point and its job ready for the next free slot, where results cannot change the choice."""
-        idle = self._draining or self._resting or self.queue or not self.trials
-        if not idle and self.ledger.may_look_ahead and self._ask():
+        busy = self._draining or self._resting or self.queue or not self.trials
+        if not busy and self.ledger.may_look_ahead and self._ask():
             job = self.queue[0]
             job.spec = self.maker(job.ticket, job.seed, job.folder, job.attempt)
 

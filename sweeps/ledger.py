@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from jdx.errors import ConfigError, Fault
 from sweeps.content import Content, check_same
-from sweeps.plan import UNCOUNTED, PlanSampler
+from sweeps.plan import FIXED, UNCOUNTED, PlanSampler
 from sweeps.space import Space, Value
 
 log = logging.getLogger(__name__)
@@ -124,13 +124,15 @@ class Ledger:
 
     def _is_double(self, trial: optuna.trial.Trial) -> bool:
         """Whether a point from the queue stands there twice, or its trial that was given up has ended after all."""
-        attrs = trial._cached_frozen_trial.user_attrs  # as it was asked for: `user_attrs` would read it again
+        asked = trial._cached_frozen_trial  # `user_attrs` would read it again
+        attrs = asked.user_attrs
         mark = next((key for key in (AGAIN, WARM) if key in attrs), None)
         if mark is None:
             return False
         origin, trials = attrs[mark], self.trials()
         earlier = [one for one in trials[: trial.number] if UNCOUNTED not in one.user_attrs]
-        if any(one.user_attrs.get(mark) == origin for one in earlier):
+        same = [one for one in earlier if one.user_attrs.get(mark) == origin]
+        if any(one.system_attrs.get(FIXED) == asked.system_attrs.get(FIXED) for one in same):
             return True
         if mark == WARM:
             return False

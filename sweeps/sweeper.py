@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from hydra.core.utils import setup_globals
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.exceptions import ExperimentalWarning
+from optuna.trial import TrialState
 
 from jdx.disk import told
 from jdx.errors import BackendError, ConfigError, Fault
@@ -34,7 +35,7 @@ from sweeps.compose import Composer, has_text_keys
 from sweeps.content import Content, content_of
 from sweeps.controller import Controller, Rules, TooManyFailuresError
 from sweeps.job import TARGET, task_of
-from sweeps.ledger import Ledger, Ticket, open_study, owner_name
+from sweeps.ledger import OWNER_STALE, Ledger, Ticket, open_study, owner_name
 from sweeps.plan import PlanSampler, every_point
 from sweeps.results import Report, write_report
 from sweeps.samplers import LISTED, SAMPLERS, make_pruner, make_sampler, target_of
@@ -312,6 +313,7 @@ def _run(controller: Controller, setting: Setting, ledger: Ledger) -> Report:
         done = controller.run()
     except TooManyFailuresError as error:
         failure = error
+    _say_others(ledger, controller.view.say)
     controller.view.close()
     report = write_report(ledger, setting.folder, setting.name, _command(setting))
     _write_page(ledger, setting.folder)
@@ -322,6 +324,16 @@ def _run(controller: Controller, setting: Setting, ledger: Ledger) -> Report:
     if not report.finished:
         raise BackendError(f"no trial finished; the reasons are above and in {setting.folder}")
     return report
+
+
+def _say_others(ledger: Ledger, say: Callable[[str], None]) -> None:
+    """The total is shared: this controller may have nothing left to begin while others still run theirs."""
+    running = sum(trial.state == TrialState.RUNNING for trial in ledger.trials()) if ledger.shared else 0
+    if running:
+        minutes = f"{OWNER_STALE / 60:.0f} minutes"
+        say(
+            f"{running} trials run under other controllers; if those are silent for {minutes}, this command takes over"
+        )
 
 
 def _write_page(ledger: Ledger, folder: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from launcher.base import Handle, JobSpec, UnreachableError
+from launcher.folder import read_result
 from launcher.gpu_pool import GpuPool
 from launcher.settings import PoolSettings
 from sweeps.controller import Controller, Rules, TooManyFailuresError
@@ -260,6 +261,9 @@ def test_one_repetition_stopped_by_hand_stops_its_trial(tmp_path: Path) -> None:
     controller, done = bench.run()
     assert done
     assert [bool(trial.user_attrs.get(PRUNED)) for trial in controller.ledger.trials()] == [True, False]
+    result = read_result(tmp_path / "jobs" / "0000-s20")
+    assert result is not None
+    assert result["state"] == "stopped"  # it waits for that
 
 
 def test_stopping_by_hand_with_several_objectives_gives_no_estimate(tmp_path: Path) -> None:

@@ -155,6 +155,29 @@ def test_optuna_searches_goes_on_and_knows_conditions(app: App) -> None:
     assert all(("side" in row["params"]) == (row["params"]["shape"] == "square") for row in results["trials"])
 
 
+def test_brute_force_ends_when_every_point_has_run(app: App) -> None:
+    words = ["-m", "shape=round,square", "x=1,2", "hydra.sweeper.custom_search_space=app.space"]
+    code, out = app.run(*words, "hydra.sweeper.sampler=brute_force", "hydra.sweeper.n_trials=50")
+    assert code == 0, out
+    points = {json.dumps(row["params"], sort_keys=True) for row in app.results()["trials"]}
+    assert len(points) == len(app.calls()) == 2 + 2 * 3
+
+
+def test_a_configuration_of_hydra_optuna_sweeper_runs_and_is_told_how_it_was_read(app: App) -> None:
+    words = [
+        "+hydra.sweeper.search_space={x:{type:int,low:1,high:5,step:2}}", "hydra.sweeper.n_trials=3",
+        "hydra.sweeper.sampler={_target_:optuna.samplers.RandomSampler,seed:1}",
+        "hydra.sweeper.storage={_target_:optuna.storages.RDBStorage,url:'sqlite:///mine.db'}",
+    ]  # fmt: skip
+    code, out = app.run("-m", *words)
+    assert code == 0, out
+    assert "read as hydra.sweeper.params: {x: range(1,6,2)}" in out
+    assert "read as hydra.sweeper.storage=sqlite:///mine.db" in out
+    assert "hydra-optuna-sweeper minimizes unless told otherwise" in out
+    assert {row["params"]["x"] for row in app.results()["trials"]} <= {1, 3, 5}
+    assert (app.folder / "mine.db").is_file()
+
+
 def test_seeds_and_objectives(app: App) -> None:
     words = [
         "-m",
