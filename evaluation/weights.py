@@ -105,9 +105,11 @@ def identity(judges: JudgeSpec) -> dict[str, Any]:
 
 
 def _option(value: Any) -> Any:
-    """An option as it counts: a file by its content."""
+    """An option as it counts: a file by its content, a tokenizer's folder by that of its files."""
     if not isinstance(value, Path):
         return value
+    if value.is_dir():
+        return digest_of_tokenizer(value)
     stat = value.stat()
     return _file_digest(value, stat.st_mtime_ns, stat.st_size)
 

@@ -1,5 +1,6 @@
 """A set put together from styles' marks, which may have been on disk, is the set scored in one go."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,3 +79,17 @@ def test_identity_changes_with_networks_and_words(tiny_judges: Path, tmp_path: P
     assert identity(other)["clip_r"] != first["clip_r"]
     assert identity(other)["dino"] == first["dino"]
     assert identity(replace(spec, fid=replace(spec.fid, options={"stage": 1})))["fid"] != first["fid"]
+
+
+def test_identity_tells_a_tokenizers_folder_by_its_files(tiny_judges: Path, tmp_path: Path) -> None:
+    spec = JudgeSpec.named(tiny_judges)
+
+    def counted(folder: Path) -> object:
+        named = replace(spec, clip_iqa=replace(spec.clip_iqa, options={"tokenizer": folder}))
+        return identity(named)["clip_iqa"]["options"]["tokenizer"]
+
+    clip, copy = tiny_judges.parent / "clip", tmp_path / "copy"
+    shutil.copytree(clip, copy)
+    assert counted(copy) == counted(clip)
+    (copy / "tokenizer_config.json").write_text("{}")
+    assert counted(copy) != counted(clip)
