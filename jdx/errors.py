@@ -3,6 +3,7 @@
 ConfigError  the user's request is wrong: stop, show every fault, load nothing.
 BackendError the machine or the model is at fault (missing weights, out of memory, disk full): this attempt failed,
              a retry or another device may work.
+NotMadeError the store lacks a stage's result: whoever only looked makes it, or leaves it to others.
 """
 
 from __future__ import annotations
@@ -39,3 +40,7 @@ class ConfigError(ValueError):
 
 class BackendError(RuntimeError):
     """The model, the device or the environment failed; the request itself was valid."""
+
+
+class NotMadeError(Exception):
+    """A stage would have to compute, where only what the store has was asked for."""

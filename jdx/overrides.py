@@ -14,7 +14,8 @@ from hydra.errors import HydraException
 from jdx import ROOT
 from jdx.errors import ConfigError, Fault
 from jdx.schema import TrialConfig, is_text, leaves
-from jdx.validation import FOREIGN, did_you_mean
+from jdx.spelling import did_you_mean
+from jdx.validation import FOREIGN
 
 CONF = ROOT / "conf"
 TEXTS = {key for key, field in leaves(TrialConfig).items() if is_text(field)} | {

@@ -20,11 +20,11 @@ from filelock import FileLock, Timeout
 from PIL import Image
 
 from jdx import observer
+from jdx.device_list import devices_of
 from jdx.digests import data_identity
 from jdx.errors import ConfigError, Fault
 from jdx.files import write_text
 from jdx.schema import plain
-from jdx.shards import devices_of
 from jdx.stages.adapt import Adapters, read_losses
 from jdx.stages.bench import Bench
 from jdx.stages.coarse import coarse_name

@@ -1,6 +1,6 @@
 """One trial on several devices: each makes a share of the styles, and the store brings them together.
 
-The first device is this process's own; every other one gets a process (`python -m jdx.shards`) that runs the stages
+The first device is this process's own; every other one gets a process (`python -m jdx.shard`) that runs the stages
 from encoding to drawing for its styles and publishes them in the store. Then the trial goes on as ever and finds
 everything made. A style's result does not depend on its company, so neither does it on the number of devices.
 """
@@ -14,13 +14,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from jdx import ROOT
-from jdx.errors import BackendError, Fault
-from jdx.schema import TrialConfig, changed, plain
-from jdx.tracking.base import RunInfo, Tracker
+from jdx.device_list import index_of
+from jdx.errors import BackendError, NotMadeError
+from jdx.schema import changed, plain
 
 if TYPE_CHECKING:
     from jdx.stages.bench import Bench
@@ -32,51 +31,6 @@ Failed = dict[str, tuple[int, str]]
 """{style: (step, reason)} of styles whose training stopped."""
 Make = Callable[["Bench", Sequence[str], Any], Failed]
 """Runs the stages from encoding to drawing for some styles of a bench."""
-
-
-def devices_of(config: TrialConfig) -> list[str]:
-    """The devices that share a trial's styles; one or none: nothing is shared."""
-    settings = config.backend
-    if settings.name != "torch":  # one worker computes
-        return [settings.device]
-    if settings.devices != "auto":
-        return list(settings.devices)
-    if settings.device != "auto":
-        return [settings.device]
-    import torch
-
-    return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-
-
-def device_of(config: TrialConfig) -> str:
-    """The device that this process itself computes with, judges included: the first of a trial's devices."""
-    devices = devices_of(config)
-    return devices[0] if devices else config.backend.device
-
-
-def device_faults(config: TrialConfig) -> list[Fault]:
-    """Devices of the list that are not on this machine; one named alone is the backend's to refuse."""
-    listed = [] if config.backend.devices == "auto" else devices_of(config)
-    cards = [name for name in dict.fromkeys(listed) if name.startswith("cuda:")]
-    if not cards:
-        return []
-    import torch
-
-    count = torch.cuda.device_count()
-    there = ", ".join(["cpu", *(f"cuda:{index}" for index in range(count))])
-    return [
-        Fault("backend.devices", name, f"is not on this machine; there are: {there}")
-        for name in cards
-        if _index(name) >= count
-    ]
-
-
-def _index(device: str) -> int:
-    return int(device.partition(":")[2] or 0)
-
-
-class NotMadeError(Exception):
-    """A stage would have to compute."""
 
 
 class Crew:
@@ -170,7 +124,7 @@ class _Shard:
         if device.startswith("cuda"):
             env["CUDA_VISIBLE_DEVICES"] = _visible(device)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "jdx.shards", str(theirs)],
+            [sys.executable, "-m", "jdx.shard", str(theirs)],
             env=env,
             stdin=subprocess.PIPE,
             pass_fds=[theirs],
@@ -238,67 +192,6 @@ class _Shard:
 
 def _visible(device: str) -> str:
     """What CUDA_VISIBLE_DEVICES says for one of the devices that this process sees."""
-    index = _index(device)
+    index = index_of(device)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return visible.split(",")[index].strip() if visible else str(index)
-
-
-class _Losses(Tracker):
-    """Keeps the losses for the tracker of the trial."""
-
-    def __init__(self) -> None:
-        self.rows: list[tuple[int, Mapping[str, float]]] = []
-
-    def log_losses(self, step: int, losses: Mapping[str, float]) -> None:
-        self.rows.append((step, dict(losses)))
-
-    def start(self, run: RunInfo) -> None:
-        return
-
-    def log_style(self, style: str, metrics: Mapping[str, float]) -> None:
-        return
-
-    def finish(self, *, metrics: Mapping[str, object], run_dir: Path, status: str) -> None:
-        return
-
-    def close(self) -> None:
-        return
-
-
-def main() -> None:
-    """The process of one device: a line in is an order, a line out its answer; the end of stdin is the end."""
-    answers = os.fdopen(int(sys.argv[1]), "w", encoding="utf-8")
-    os.set_inheritable(answers.fileno(), False)
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
-    # Prompts that are too long were named by the trial's own process before it began.
-    logging.getLogger("jdx.backends.torch.cuts").setLevel(logging.ERROR)
-    for line in sys.stdin:
-        try:
-            answer = _obey(json.loads(line))
-        except Exception as error:
-            log.exception("a share of the styles failed")
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
-
-
-def _obey(order: Mapping[str, Any]) -> dict[str, Any]:
-    from jdx import trial, validation
-    from jdx.disk import told
-    from jdx.progress import Progress
-
-    config = validation.build(order["config"])
-    store = {"store": Path(config.store.root).expanduser().absolute()}
-    with told(store), Progress(quiet=True) as progress:
-        bench = trial.make_bench(config, trial.read_set(config), progress)
-        losses = _Losses()
-        bench = replace(bench, tracker=losses, fixed_seeds=order["fixed_seeds"])
-        try:
-            failed = trial.make_pictures(bench, order["styles"], order["seeds"])
-        finally:
-            bench.backend.close()
-    return {"failed": failed, "made": bench.made, "losses": losses.rows}
-
-
-if __name__ == "__main__":
-    main()

@@ -14,6 +14,7 @@ from data.challenge import ChallengeSet, DataError, read_challenge
 from jdx import observer, runfolder
 from jdx.backends import make_backend, settings_of
 from jdx.backends.base import ModelSpec
+from jdx.device_list import device_faults, device_of, devices_of
 from jdx.digests import data_identity, model_identity
 from jdx.disk import told
 from jdx.errors import BackendError, ConfigError, Fault
@@ -21,7 +22,7 @@ from jdx.progress import Progress
 from jdx.report.page import write_report
 from jdx.runfolder import owned
 from jdx.schema import TrialConfig, changed, plain
-from jdx.shards import Crew, Failed, device_faults, device_of, devices_of
+from jdx.shards import Crew, Failed
 from jdx.stages.adapt import Adapters, adapt, adapter_specs
 from jdx.stages.bench import Bench
 from jdx.stages.coarse import train_coarse

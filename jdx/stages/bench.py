@@ -10,10 +10,10 @@ from typing import Any
 
 from data.challenge import ChallengeSet, Style
 from jdx.backends.base import Backend, ModelSpec
-from jdx.errors import ConfigError
+from jdx.errors import ConfigError, NotMadeError
 from jdx.progress import Progress
 from jdx.schema import TrialConfig
-from jdx.shards import Crew, NotMadeError
+from jdx.shards import Crew
 from jdx.stages.wording import Wording, token_of
 from jdx.store import Store, key_of
 from jdx.tracking.base import Tracker

@@ -18,9 +18,9 @@ from typing import Any
 from data.challenge import Reference
 from jdx import draws
 from jdx.backends.base import AdapterSpec, CropSpec, InitSpec, LoraSpec, PictureSpec, StyleDrawJob
+from jdx.device_list import device_of
 from jdx.files import write_text
 from jdx.schema import changed
-from jdx.shards import device_of
 from jdx.stages.adapt import Adapters, adapt
 from jdx.stages.bench import Bench, Publish, make
 from jdx.stages.encode import encode

@@ -13,10 +13,10 @@ from data.challenge import load_picture
 from evaluation.errors import EvaluationError, JudgesError
 from evaluation.formula import quality_part, style_part
 from jdx import observer
+from jdx.device_list import device_of
 from jdx.digests import file_digest
 from jdx.errors import BackendError, Fault
 from jdx.schema import Evaluation, plain
-from jdx.shards import device_of
 from jdx.stages.bench import Bench, Publish, make
 
 if TYPE_CHECKING:  # the scorer brings torch: imported when it is needed, so that a wrong path is told at once

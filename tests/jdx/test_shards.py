@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from evaluation import load_judges
-from jdx import shards, trial, validation
+from jdx import device_list, shards, trial, validation
 from jdx.backends import make_backend
 from jdx.errors import BackendError, ConfigError
 from jdx.shards import Crew, shares
@@ -117,7 +117,7 @@ def test_one_device_shares_nothing() -> None:
     ],
 )  # fmt: skip
 def test_devices_of_a_trial(settings: tuple[str, ...], devices: list[str]) -> None:
-    assert shards.devices_of(validation.build(compose_plain(*settings))) == devices
+    assert device_list.devices_of(validation.build(compose_plain(*settings))) == devices
 
 
 def test_a_further_device_sees_its_card_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ def test_one_device_and_several_contradict() -> None:
     ],
 )  # fmt: skip
 def test_first_device_of_the_list_is_the_trials_own(settings: tuple[str, ...], device: str) -> None:
-    assert shards.device_of(validation.build(compose_plain(*settings))) == device
+    assert device_list.device_of(validation.build(compose_plain(*settings))) == device
 
 
 def test_backend_and_judges_are_on_the_one_device_of_the_list(

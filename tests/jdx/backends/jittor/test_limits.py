@@ -13,9 +13,9 @@ from jdx.backends import make_backend, settings_of
 from jdx.backends.base import ModelSpec
 from jdx.backends.jittor.backend import JittorBackend
 from jdx.backends.jittor.limits import JDIFFUSION_LIMITS, LIMITS
+from jdx.device_list import devices_of
 from jdx.errors import ConfigError
 from jdx.schema import leaves
-from jdx.shards import devices_of
 from tests.configs import compose_plain
 
 

@@ -1,0 +1,76 @@
+"""The process of one further device (`python -m jdx.shard`, started by `shards.Crew`): makes a share of the styles."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from jdx import trial, validation
+from jdx.disk import told
+from jdx.progress import Progress
+from jdx.tracking.base import RunInfo, Tracker
+
+log = logging.getLogger(__name__)
+
+
+class _Losses(Tracker):
+    """Keeps the losses for the tracker of the trial."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, Mapping[str, float]]] = []
+
+    def log_losses(self, step: int, losses: Mapping[str, float]) -> None:
+        self.rows.append((step, dict(losses)))
+
+    def start(self, run: RunInfo) -> None:
+        return
+
+    def log_style(self, style: str, metrics: Mapping[str, float]) -> None:
+        return
+
+    def finish(self, *, metrics: Mapping[str, object], run_dir: Path, status: str) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+def main() -> None:
+    """The process of one device: a line in is an order, a line out its answer; the end of stdin is the end."""
+    answers = os.fdopen(int(sys.argv[1]), "w", encoding="utf-8")
+    os.set_inheritable(answers.fileno(), False)
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    # Prompts that are too long were named by the trial's own process before it began.
+    logging.getLogger("jdx.backends.torch.cuts").setLevel(logging.ERROR)
+    for line in sys.stdin:
+        try:
+            answer = _obey(json.loads(line))
+        except Exception as error:
+            log.exception("a share of the styles failed")
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def _obey(order: Mapping[str, Any]) -> dict[str, Any]:
+    config = validation.build(order["config"])
+    store = {"store": Path(config.store.root).expanduser().absolute()}
+    with told(store), Progress(quiet=True) as progress:
+        bench = trial.make_bench(config, trial.read_set(config), progress)
+        losses = _Losses()
+        bench = replace(bench, tracker=losses, fixed_seeds=order["fixed_seeds"])
+        try:
+            failed = trial.make_pictures(bench, order["styles"], order["seeds"])
+        finally:
+            bench.backend.close()
+    return {"failed": failed, "made": bench.made, "losses": losses.rows}
+
+
+if __name__ == "__main__":
+    main()
