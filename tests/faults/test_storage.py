@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sqlite3
@@ -133,23 +134,27 @@ def test_a_full_disk_pauses_the_sweep_and_ruins_nothing(
 ) -> None:
     monkeypatch.setattr("sweeps.controller.REST", 1.0)
     bench = Bench(
-        small_disk, payload={"seconds": 0.1}, pool={"leases": str(tmp_path / "leases")}, patience=0.5
+        small_disk, payload={"seconds": 0.5}, pool={"leases": str(tmp_path / "leases")}, patience=0.5
     )
     bench.ledger()
     fill = small_disk / "fill"
+    finished_before = list[int]()
 
     def full() -> None:
-        with fill.open("wb", buffering=0) as file:
-            try:
-                while True:
-                    file.write(b"x" * 4096)
-            except OSError:
-                pass
-        later(4.0, lambda: fill.unlink())
+        with fill.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(b"x" * 4096)
 
-    later(0.5, full)
+    def free() -> None:
+        finished_before.append(len(list(small_disk.rglob("result.json"))))
+        fill.unlink()
+
+    timers = [later(0.5, full), later(4.5, free)]
     controller, done = bench.run()
+    for timer in timers:
+        timer.join()
     assert done
+    assert finished_before[0] < 6, "the sweep was over before the disk had room again: nothing was tested"
     assert states(controller) == dict.fromkeys(range(6), "COMPLETE")
     optuna.load_study(study_name="study", storage=open_storage(None, small_disk))
 
