@@ -1,7 +1,7 @@
 """How fast, against what people run today: random weights of Stable Diffusion 2.1's sizes, one GPU or several.
 
     python -m benchmarks.sd21_gpu [--only roof train draw styleid memory set scaling] [--out outputs/sd21]
-                                  [--compile auto] [--quick]
+                                  [--compile auto] [--graphs auto] [--quick]
     python -m benchmarks.sd21_gpu --table outputs/sd21 [--write benchmarks/RESULTS.md]     # runs nothing
 
 Several of these commands may fill one --out at once, each on a card of its own (CUDA_VISIBLE_DEVICES) with other
@@ -62,6 +62,7 @@ class Bench:
     stacks: tuple[int, ...] = ()  # how many styles train at once, for `train`; () = 1, 4, 15 and 30
     cards: tuple[int, ...] = ()  # how many, for `scaling`; () = 1, 2, 4, ... of those that are visible
     primed: bool = False  # whether the set's first trial only warms up the process
+    graphs: bool = True  # training steps as CUDA graphs
 
     @property
     def model(self) -> Path:
@@ -77,7 +78,7 @@ class Bench:
         """Our backend with some settings, on this process's device."""
         backend = make_backend("torch", device=str(self.device), kernels=self.out / "kernels", **settings)
         folder = self.out / f"work{os.getpid()}"
-        return Bed(backend, ModelSpec(str(self.model)), folder, self.sizes.side, self.compile)
+        return Bed(backend, ModelSpec(str(self.model)), folder, self.sizes.side, self.compile, self.graphs)
 
     def pipe(self) -> Any:
         """The same model as a diffusers pipeline."""
@@ -105,10 +106,11 @@ def train(bench: Bench) -> None:
         _train_ours(bench, styles)
 
 
-def _train_ours(bench: Bench, styles: int, label: str = "", **settings: object) -> None:
-    sizes, bed = bench.sizes, bench.bed(**settings)
-    done = bed.train(styles, (sizes.windows + 1) * sizes.every, sizes.every)
-    note = f"first {sizes.every} steps {done.first:.1f} s; {label or 'compile=' + bench.compile}"
+def _train_ours(bench: Bench, styles: int) -> None:
+    sizes = bench.sizes
+    done = bench.bed().train(styles, (sizes.windows + 1) * sizes.every, sizes.every)
+    note = f"first {sizes.every} steps {done.first:.1f} s; compile={bench.compile}"
+    note += "" if bench.graphs else ", no graphs"
     bench.rows.add("train", f"jdx, {styles} styles at once", done.rate, "samples/s", note, done.gib)
 
 
@@ -244,7 +246,8 @@ def main() -> None:
     sizes = QUICK if args.quick else Sizes()
     out = args.out.absolute()
     rows = Rows(out / f"{'-'.join(args.only)}-{os.getpid()}.json")
-    bench = Bench(rows, out, sizes, args.compile, device, tuple(args.stacks), tuple(args.cards), args.primed)
+    stacks, cards, graphs = tuple(args.stacks), tuple(args.cards), args.graphs == "auto"
+    bench = Bench(rows, out, sizes, args.compile, device, stacks, cards, args.primed, graphs)
     for name in args.only:
         SUBJECTS[name](bench)
     if device.type == "cuda":
@@ -260,6 +263,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
     parser.add_argument("--out", type=Path, default=Path("outputs/sd21"))
     parser.add_argument("--compile", choices=("auto", "off", "regional", "full"), default="auto")
+    parser.add_argument(
+        "--graphs", choices=("auto", "off"), default="auto", help="steps of train as CUDA graphs"
+    )
     parser.add_argument("--stacks", type=int, nargs="+", default=[], help="styles trained at once for train")
     parser.add_argument("--cards", type=int, nargs="+", default=[], help="numbers of cards for scaling")
     parser.add_argument("--primed", action="store_true", help="set: only warm up before the warm trial")

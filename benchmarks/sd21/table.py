@@ -12,6 +12,9 @@ TRAIN_TFLOP = 1.77
 FORWARD_TFLOP = 0.805
 """Of one row of the UNet's pass; a guided picture has two a step."""
 
+TIMES = ("s", "min")
+"""Units of which less is better."""
+
 
 def tables(records: Iterable[Mapping[str, Any]]) -> str:
     """The rows of all processes, each environment named once, and the ratios."""
@@ -38,10 +41,7 @@ def _where(environment: Mapping[str, str]) -> str:
 
 def _ratios(rows: list[dict[str, Any]]) -> list[str]:
     """Markdown rows of what was aimed at; those whose numbers are not there are left out."""
-    best: dict[tuple[str, str], float] = {}
-    for row in rows:
-        key = (row["subject"], row["what"])
-        best[key] = max(best.get(key, 0.0), row["value"])
+    best = _best(rows)
     trained = {what: value for (subject, what), value in best.items() if subject == "train" and "jdx" in what}
     fastest = max(trained.values(), default=None)
     drawn, roof = best.get(("draw", "jdx")), best.get(("roof", "bfloat16 matmul 8192"))
@@ -65,6 +65,16 @@ def _ratios(rows: list[dict[str, Any]]) -> list[str]:
     ]
     lines = ["| ratio | aimed at | measured |", "|---|---|---|"]
     return lines + [f"| {what} | {aim} | {value:.3g} |" for what, aim, value in found if value is not None]
+
+
+def _best(rows: list[dict[str, Any]]) -> dict[tuple[str, str], float]:
+    """The best of what several processes measured of the same: the shortest time, the highest rate."""
+    best: dict[tuple[str, str], float] = {}
+    for row in rows:
+        key, value = (row["subject"], row["what"]), row["value"]
+        better = min if row["unit"] in TIMES else max
+        best[key] = better(best.get(key, value), value)
+    return best
 
 
 def _over(ours: float | None, best: Mapping[tuple[str, str], float], subject: str, part: str) -> float | None:

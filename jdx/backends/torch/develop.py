@@ -105,10 +105,8 @@ class Developer:
         parts = [self._decoded(some) for some in torch.split(latents, self.most)]
         levels, pixels_fine = (torch.cat(some) for some in zip(*parts, strict=True))
         fine = torch.stack([latents.isfinite().flatten(1).all(1), pixels_fine])
-        event = _event() if latents.device.type == "cuda" else None
-        batch = _Batch(pictures, latents, _fetch(levels), _fetch(fine), event)
-        if event is not None:
-            event.record()
+        levels, fine = _fetch(levels), _fetch(fine)
+        batch = _Batch(pictures, latents, levels, fine, reached(latents.device))
         self.finish()
         self._under_way.append(batch)
 
@@ -154,6 +152,11 @@ def _fetch(x: Tensor) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
 
 
-def _event() -> torch.cuda.Event:
+def reached(device: torch.device) -> torch.cuda.Event | None:
+    """What happens once the device has done all that it was given; None where everything is done at once."""
+    if device.type != "cuda":
+        return None
     event: torch.cuda.Event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    # Without a stream it would be one of the process's current card, which need not be this one.
+    event.record(torch.cuda.current_stream(device))
     return event

@@ -34,7 +34,9 @@ def fixed_order(wanted: bool) -> Iterator[None]:
     prepare()
     cudnn: Any = torch.backends.cudnn
     fill: Any = torch.utils.deterministic
-    before = (torch.are_deterministic_algorithms_enabled(), fill.fill_uninitialized_memory)
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    fills = fill.fill_uninitialized_memory
     convolutions = (cudnn.benchmark, cudnn.deterministic)
     torch.use_deterministic_algorithms(True)
     fill.fill_uninitialized_memory = False  # nothing here reads what was not written
@@ -42,6 +44,6 @@ def fixed_order(wanted: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0])
-        fill.fill_uninitialized_memory = before[1]
+        torch.use_deterministic_algorithms(enabled, warn_only=warns)
+        fill.fill_uninitialized_memory = fills
         cudnn.benchmark, cudnn.deterministic = convolutions

@@ -106,13 +106,15 @@ def recorded(advance: Advance, device: torch.device) -> Iterator[Advance]:
     """Steps on a stream of their own, as CUDA graphs where that can be done, until the block ends."""
     outer, stream = torch.cuda.current_stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     stream.wait_stream(outer)
-    with torch.cuda.stream(stream):
-        steps = Recorded(advance, device)
-        try:
-            yield steps
-        finally:
-            steps.forget()
-    outer.wait_stream(stream)
+    try:
+        with torch.cuda.stream(stream):
+            steps = Recorded(advance, device)
+            try:
+                yield steps
+            finally:
+                steps.forget()
+    finally:  # after an error too: what the last steps write to is about to be given to others
+        outer.wait_stream(stream)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ class Keeper:
     """Writes what captures meet into some pictures' inversions."""
 
     def __init__(self, into: Sequence[Inverted], device: torch.device):
-        self.into, self._stream = into, _stream(device)
+        self.into, self.device, self._stream = into, device, _stream(device)
         self._under_way: deque[torch.cuda.Event] = deque()
 
     def keep(self, row: int, met: Mapping[str, Parts]) -> None:
@@ -53,7 +53,7 @@ class Keeper:
 
     def _send(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
         assert self._stream is not None
-        computing = torch.cuda.current_stream()
+        computing = torch.cuda.current_stream(self.device)
         if len(self._under_way) == AHEAD:
             computing.wait_event(self._under_way.popleft())
         self._stream.wait_stream(computing)
@@ -66,7 +66,7 @@ class Keeper:
     def close(self) -> None:
         """Whatever the device does from now on finds everything kept."""
         if self._stream is not None:
-            torch.cuda.current_stream().wait_stream(self._stream)
+            torch.cuda.current_stream(self.device).wait_stream(self._stream)
 
 
 class Lender:
@@ -107,7 +107,7 @@ class Lender:
             if row not in self._ready:
                 self._fetch(row)
             found, event = self._ready.pop(row)
-            torch.cuda.current_stream().wait_event(event)
+            torch.cuda.current_stream(self.device).wait_event(event)
             if then is not None:
                 self._fetch(then)
         return {
@@ -143,7 +143,7 @@ class Lender:
         else:
             room = self._rooms.popleft()
         self._rooms.append(room)
-        self._stream.wait_stream(torch.cuda.current_stream())
+        self._stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self._stream):
             for name, some in kept.items():
                 for place, x in zip(room[name], some, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from functools import partial
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from PIL import Image
 from jdx.backends.base import GenerateJob, ModelSpec, PictureSpec, SamplerSpec, StyleDrawJob
 from jdx.backends.torch.adapters import save_adapter
 from jdx.backends.torch.backend import TorchBackend
-from jdx.backends.torch.devices import in_batches
+from jdx.backends.torch.devices import in_batches, limit_memory
 from jdx.backends.torch.inference import Denoiser
-from jdx.backends.torch.models import load
+from jdx.backends.torch.memory import GIB
+from jdx.backends.torch.models import Models, load
 from jdx.backends.torch.sampling import SAMPLERS, from_noise, sample, start_run
 from jdx.progress import NullProgress
 from tests.jdx.backends.adapters_for import random_adapter
@@ -99,15 +101,46 @@ def test_compiled_pictures_are_the_same(tiny_sd: Path, tmp_path: Path, dtype: to
 
 
 def test_memory_that_runs_out_halves_the_batch() -> None:
-    """A real allocation that does not fit, not a raised stand-in; afterwards the memory is free again."""
-    free, _ = torch.cuda.mem_get_info()
-    sizes: list[int] = []
+    """A real allocation that does not fit, not a raised stand-in; afterwards the memory is free again.
+
+    Within a limit of this process's own, so that what others take of the card changes nothing.
+    """
+    device, sizes = torch.device("cuda", 0), list[int]()
+    gc.collect()
+    torch.cuda.empty_cache()
+    third = GIB // 3
 
     def work(batch: object) -> int:
         count = len(batch)  # type: ignore[arg-type]
-        torch.empty(count * (free // 3), dtype=torch.uint8, device="cuda")
+        torch.empty(count * third, dtype=torch.uint8, device=device)
         sizes.append(count)
         return count
 
-    assert sum(in_batches(range(8), 8, work, "filling")) == 8
+    limit_memory(device, torch.cuda.memory_reserved(device) / GIB + 1)
+    try:
+        assert sum(in_batches(range(8), 8, work, "filling")) == 8
+    finally:
+        limit_memory(device, 0.0)
     assert sizes == [2, 2, 2, 2]
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_a_card_that_is_not_the_first(tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is waited for is that card, which decodes slowly here."""
+    spec, fast = ModelSpec(str(tiny_sd)), Models.decode_fast
+
+    def slowly(models: Models, z: torch.Tensor) -> torch.Tensor:
+        with torch.cuda.device(z.device):
+            torch.cuda._sleep(500_000_000)  # type: ignore[no-untyped-call]  # clocks, about a quarter of a second
+        return fast(models, z)
+
+    monkeypatch.setattr(Models, "decode_fast", slowly)
+    pictures = tuple(PictureSpec(f"{i}.png", f"cat {i}", "", i) for i in range(4))
+    job = GenerateJob(spec, SamplerSpec("ddim", 2, 7.5), 64, (StyleDrawJob("00", None, pictures),), 2)
+    drawn = []
+    for device in ("cuda:0", "cuda:1"):
+        backend = TorchBackend(device, "float64")
+        backend.generate(job, tmp_path / device, NullProgress(), lambda style, folder: None)
+        files = sorted((tmp_path / device).rglob("*.png"))
+        drawn.append(np.stack([np.asarray(Image.open(file), dtype=int) for file in files]))
+    assert np.abs(drawn[0] - drawn[1]).max() <= 1

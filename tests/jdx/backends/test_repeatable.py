@@ -119,18 +119,24 @@ def test_kernels_are_asked_for_and_the_settings_put_back(monkeypatch: pytest.Mon
 
     def settings() -> tuple[bool, ...]:
         cudnn = torch.backends.cudnn
+        enabled = torch.are_deterministic_algorithms_enabled()
+        warns = torch.is_deterministic_algorithms_warn_only_enabled()
         fills: bool = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-        return torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark, fills
-
-    before = settings()
-    with repeatable.fixed_order(False):
-        assert settings() == before
+        return enabled, cudnn.deterministic, cudnn.benchmark, fills, warns
 
     def inside() -> None:
         with repeatable.fixed_order(True):
-            assert settings() == (True, True, False, False)
+            assert settings() == (True, True, False, False, False)
             raise KeyError
 
-    with pytest.raises(KeyError):
-        inside()
-    assert settings() == before
+    for enabled, warns in ((False, False), (True, True)):
+        torch.use_deterministic_algorithms(enabled, warn_only=warns)
+        try:
+            before = settings()
+            with repeatable.fixed_order(False):
+                assert settings() == before
+            with pytest.raises(KeyError):
+                inside()
+            assert settings() == before
+        finally:
+            torch.use_deterministic_algorithms(False)

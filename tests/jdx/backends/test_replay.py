@@ -35,6 +35,7 @@ class Device:
         self.graphs = 0
         self.fails = False
         self.recording = False
+        self.outer = Stream()
         self._kept: tuple[Feed, tuple[str, ...]] | None = None
 
     def advance(self, some: Feed, learning: tuple[str, ...]) -> None:
@@ -70,10 +71,13 @@ class Device:
 
 
 class Stream:
-    """A stream without a device."""
+    """A stream without a device, which notes whom it waits for."""
+
+    def __init__(self, *_: object) -> None:
+        self.awaited: list[object] = []
 
     def wait_stream(self, other: object) -> None:
-        return
+        self.awaited.append(other)
 
 
 @pytest.fixture
@@ -81,8 +85,9 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Device:
     device = Device()
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: device)
     monkeypatch.setattr(torch.cuda, "graph", device.graph)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda *_: Stream())
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda *_: Stream())
+    device.outer = Stream()
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda *_: device.outer)
     monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
     monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
@@ -113,6 +118,19 @@ def test_a_step_that_cannot_be_recorded_is_done_as_it_is(
     assert device.graphs == 1
     (record,) = caplog.records
     assert record.message.endswith("going on without one: operation not permitted when stream is capturing")
+
+
+def test_whoever_comes_after_an_error_waits_for_the_last_steps(device: Device) -> None:
+    """Their memory is freed then, and given to others on the outer stream."""
+
+    def interrupted() -> None:
+        with recorded(device.advance, CPU) as step:
+            step(feed(0), ("unet",))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        interrupted()
+    assert len(device.outer.awaited) == 1
 
 
 def test_without_graphs_every_step_is_done_as_it_is() -> None:
