@@ -22,8 +22,10 @@ def is_told(error: OSError) -> bool:
 
 
 @contextmanager
-def told(folders: Mapping[str, Path]) -> Iterator[None]:
+def told(folders: Mapping[str, Path], settings: str = "store.root, hydra.run.dir") -> Iterator[None]:
     """Turn a disk that is full, refuses or breaks into a BackendError with the free space of `folders`.
+
+    settings: those that name them.
 
     Any other OSError, such as a file that should be there, is a fault of the program and passes with its traceback.
     """
@@ -32,17 +34,17 @@ def told(folders: Mapping[str, Path]) -> Iterator[None]:
     except OSError as error:
         if not is_told(error):
             raise
-        raise BackendError(_sentence(error, folders)) from error
+        raise BackendError(_sentence(error, folders, settings)) from error
 
 
-def _sentence(error: OSError, folders: Mapping[str, Path]) -> str:
+def _sentence(error: OSError, folders: Mapping[str, Path], settings: str) -> str:
     where = f": {error.filename}" if error.filename else ""
     places = "; ".join(f"{name} {path} ({free(path)})" for name, path in folders.items())
     remedy = "make room" if error.errno in FULL else "mend it"
     return (
         f"{os.strerror(error.errno or 0)}{where}\n  {places}\n"
         f"Finished stages and training up to the last checkpoint are kept: {remedy}, or give another folder "
-        "(store.root, hydra.run.dir), and the same command goes on."
+        f"({settings}), and the same command goes on."
     )
 
 

@@ -23,9 +23,11 @@ from jdx.backends.base import (
     TrainOutcome,
 )
 from jdx.backends.jittor.environment import Environment, Place
+from jdx.backends.jittor.hearing import Hearing
 from jdx.backends.jittor.interpreter import JITTOR, Interpreter
-from jdx.backends.jittor.process import Hearing, Patience, Worker
+from jdx.backends.jittor.process import Patience, Worker
 from jdx.backends.jittor.protocol import NOISE, write_job
+from jdx.disk import told
 from jdx.errors import BackendError, Fault
 from jdx.progress import Progress
 
@@ -170,7 +172,8 @@ class JittorBackend(Backend):
         if self._worker is not None and not self._worker.ended:
             return self._worker
         self.close()
-        found = self.environment.ready(progress)
+        with told({"home": self.environment.home}, "backend.home"):
+            found = self.environment.ready(progress)
         device = f"--device={self.environment.device}"
         command = [
             str(found.executable),

@@ -54,13 +54,16 @@ class Environment:
     @property
     def threads(self) -> int:
         """CPU threads of the worker."""
-        asked = self.place.threads or int(os.environ.get("OMP_NUM_THREADS") or 0)
+        # The first of a list: OpenMP's further numbers are of teams within teams.
+        given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+        asked = self.place.threads or (int(given) if given.isdecimal() else 0)
         return asked or min(THREADS, os.cpu_count() or 1)
 
     def faults(self) -> list[Fault]:
         """Everything that can be seen to be wrong, in one report; nothing is made or compiled."""
         faults = machine.compiler_faults(os.environ)
         faults += machine.cuda_faults(self.place.device, os.environ)
+        faults += machine.home_faults(self.home)
         if self.place.python is None and not self.python.exists():
             return [*faults, *interpreter.base_faults()]
         found = self.looked_at()
@@ -133,10 +136,8 @@ class Environment:
         cuda = machine.nvcc(os.environ) if self.device == "cuda" else None
         if cuda is None:
             return {"nvcc_path": ""}  # else Jittor would find one and compile everything for a card too
-        index = self.place.device.partition(":")[2]
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        card = {"CUDA_VISIBLE_DEVICES": visible.split(",")[int(index)] if visible else index} if index else {}
-        return {"nvcc_path": cuda.path, **card}
+        card = machine.card_of(self.place.device, os.environ)
+        return {"nvcc_path": cuda.path, **({"CUDA_VISIBLE_DEVICES": card} if card else {})}
 
     def _onednn(self, env: Mapping[str, str]) -> dict[str, str]:
         library = machine.link_onednn(self.home)

@@ -236,6 +236,8 @@ def make_own(home: Path) -> Path:
     with FileLock(home / "environment.lock"):
         if own_python(home).exists():
             return own_python(home)
+        for left in home.glob(f".{folder.name}.*"):  # by a process that was killed: the lock is ours
+            shutil.rmtree(left, ignore_errors=True)
         beside = home / f".{folder.name}.{uuid.uuid4().hex[:8]}"
         log.info("making an environment with jittor %s in %s (once)", JITTOR, folder)
         try:

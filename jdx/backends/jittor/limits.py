@@ -72,6 +72,12 @@ LIMITS = (
 )
 
 
+def _draws_class_pictures(trial: TrialConfig) -> bool:
+    prior = trial.method.prior
+    return trial.method.train and (prior.weight > 0 or prior.fraction is not None)
+
+
+JDIFFUSION_SAMPLERS = ("ddim", "unipc")
 RUNNER = "is not done by backend=jdiffusion, whose runner drives JDiffusion's pipeline: "
 JDIFFUSION_LIMITS = (
     Limit(
@@ -102,6 +108,13 @@ JDIFFUSION_LIMITS = (
         RUNNER + "false, or backend=jittor",
     ),
     Limit(
+        "method.tokens.vectors",
+        lambda trial: _if(
+            trial.method.train and trial.method.tokens.vectors > 0, trial.method.tokens.vectors
+        ),
+        RUNNER + "0, or backend=jittor",
+    ),
+    Limit(
         "method.styleid.enabled",
         lambda trial: _if(trial.method.styleid.enabled),
         RUNNER + "false, or backend=jittor",
@@ -118,7 +131,15 @@ JDIFFUSION_LIMITS = (
     ),
     Limit(
         "sampler.name",
-        lambda trial: _if(trial.sampler.name not in ("ddim", "unipc"), trial.sampler.name),
+        lambda trial: _if(trial.sampler.name not in JDIFFUSION_SAMPLERS, trial.sampler.name),
+        RUNNER + "ddim or unipc",
+    ),
+    Limit(
+        "method.prior.sampler.name",
+        lambda trial: _if(
+            _draws_class_pictures(trial) and trial.method.prior.sampler.name not in JDIFFUSION_SAMPLERS,
+            trial.method.prior.sampler.name,
+        ),
         RUNNER + "ddim or unipc",
     ),
 )

@@ -9,6 +9,7 @@ import subprocess
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from jdx.errors import Fault
@@ -57,15 +58,25 @@ def nvcc(env: Mapping[str, str]) -> Nvcc | None:
     return Nvcc(path, (int(found[1]), int(found[2]))) if found else None
 
 
-def has_gpu(env: Mapping[str, str]) -> bool:
-    """Whether the system shows an NVIDIA card and the environment does not hide it."""
-    hidden = env.get("CUDA_VISIBLE_DEVICES", "0").strip() in {"", "-1"}
-    return not hidden and any(re.fullmatch(r"nvidia\d+", path.name) for path in Path("/dev").glob("nvidia*"))
+def cards(env: Mapping[str, str]) -> list[str]:
+    """The NVIDIA cards that the system shows and the environment does not hide, as CUDA_VISIBLE_DEVICES names them."""
+    there = [path for path in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name)]
+    visible = env.get("CUDA_VISIBLE_DEVICES")
+    if visible is None or not there:
+        return [str(index) for index in range(len(there))]
+    named = (name.strip() for name in visible.split(","))
+    return list(takewhile(lambda name: name not in {"", "-1"}, named))  # CUDA too stops at a name of no card
+
+
+def card_of(setting: str, env: Mapping[str, str]) -> str | None:
+    """The card that the setting backend.device=cuda:N means, named as by `cards`; None where no such is shown."""
+    index, some = setting.partition(":")[2], cards(env)
+    return some[int(index)] if index and int(index) < len(some) else None
 
 
 def device_of(setting: str, env: Mapping[str, str]) -> str:
     """The device, cpu or cuda, for the setting backend.device."""
-    return "cuda" if setting.startswith("cuda") or (setting == "auto" and has_gpu(env)) else "cpu"
+    return "cuda" if setting.startswith("cuda") or (setting == "auto" and cards(env)) else "cpu"
 
 
 def cuda_faults(setting: str, env: Mapping[str, str]) -> Iterator[Fault]:
@@ -73,8 +84,11 @@ def cuda_faults(setting: str, env: Mapping[str, str]) -> Iterator[Fault]:
     if device_of(setting, env) == "cpu":
         return
     key, found = "backend.device", nvcc(env)
-    if not has_gpu(env):
+    if not cards(env):
         yield Fault(key, setting, "this machine shows no NVIDIA card: cpu")
+    elif ":" in setting and card_of(setting, env) is None:
+        count = len(cards(env))
+        yield Fault(key, setting, f"is not on this machine, which shows {count} from cuda:0 on, or is hidden")
     if found is None:
         yield Fault(
             key, setting, "Jittor needs CUDA's compiler: install CUDA 11 or 12 with nvcc on PATH, or say cpu"
@@ -83,6 +97,20 @@ def cuda_faults(setting: str, env: Mapping[str, str]) -> Iterator[Fault]:
         version = ".".join(map(str, found.version))
         what = f"{found.path} is CUDA {version}, which Jittor does not compile with: CUDA 11 or 12 is needed"
         yield Fault(key, setting, f"{what} (name another nvcc in $nvcc_path), or say cpu")
+
+
+def home_faults(home: Path) -> Iterator[Fault]:
+    """Why nothing can be kept in a home."""
+    there = next(
+        one for one in (home, *home.parents) if os.path.exists(one)
+    )  # no error where it may not look
+    if not there.is_dir():
+        yield Fault("backend.home", str(home), f"{there} is no folder: give a folder, there or to be made")
+    elif not os.access(there, os.W_OK | os.X_OK):
+        allowed = (
+            f"nothing can be written in {there}: give a folder that you may write to, or set $JDX_JITTOR"
+        )
+        yield Fault("backend.home", str(home), allowed)
 
 
 def link_onednn(home: Path) -> Path | None:

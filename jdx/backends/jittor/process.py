@@ -12,24 +12,23 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from data.faults import DataError
-from data.faults import Fault as DataFault
 from jdx import ROOT
 from jdx.backends.base import TrainOutcome
-from jdx.errors import BackendError, ConfigError, Fault
-from jdx.progress import Progress, Task
+from jdx.backends.jittor.hearing import Hearing, Tasks, error_of, hear
+from jdx.errors import BackendError
+from jdx.progress import Progress
 
 log = logging.getLogger(__name__)
 
 TICK = 0.5
 """Seconds between two looks at whether the worker still runs."""
-STARTING, WORKING = "starting", "working"
+STARTING, WORKING = "starting (Jittor compiles itself at the first start)", "working"
 SHOWN = 15
 """Last lines of a worker's output that an error shows."""
 PACKAGES = ("jdx", "data", "evaluation", "launcher", "sweeps")
@@ -45,15 +44,6 @@ class Patience:
 
     start: float = 3600.0
     job: float = 1800.0
-
-
-@dataclass(frozen=True)
-class Hearing:
-    """What is done with what a job says; a job only says what its kind has."""
-
-    on_style: Callable[[str, Path], None] = lambda style, folder: None
-    on_snapshot: Callable[[str, int, Path], None] = lambda style, step, folder: None
-    on_losses: Callable[[int, Mapping[str, float]], None] = lambda step, losses: None
 
 
 @dataclass
@@ -135,18 +125,19 @@ class Worker:
         self._drainer.start()
 
     def _drain(self, output: IO[bytes]) -> None:
-        """Keep the last lines of what the worker and its compilers print; all of it goes to the log's details."""
+        """Keep the last lines of what the worker and its compilers print; all of it goes to the log's details.
+
+        Of a bar that was drawn over itself, as Jittor's of its compilers, the last state.
+        """
         with suppress(ValueError):  # closed at the end
             for raw in output:
-                line = raw.decode(errors="replace").rstrip()
+                line = raw.decode(errors="replace").rstrip().rpartition("\r")[2]
                 if line:
                     self._tail.append(line)
                     log.debug("jittor: %s", line)
 
     def _wait_ready(self) -> dict[str, Any]:
-        said = next(
-            self._listen(self._patience.start, "starting (Jittor compiles itself at the first start)")
-        )
+        said = next(self._listen(self._patience.start, STARTING))
         if said["say"] != "ready":
             raise BackendError(f"the Jittor worker began with {said} instead of being ready")
         return said
@@ -164,14 +155,15 @@ class Worker:
     def order(self, folder: Path, out: Path, progress: Progress, hearing: Hearing) -> TrainOutcome:
         """Have the job in `folder` done; what was finished before an error has been handed over by then.
 
-        Raises: what the job raised (ConfigError, DataError, BackendError); BackendError when the worker dies or
-        falls silent. The worker stays after an answer only: whatever else is raised, by a listener too, ends it.
+        Raises: what the job raised (ConfigError, DataError, BackendError, OSError of a disk); BackendError when the
+        worker dies or falls silent. The worker stays after an answer only: whatever else is raised, by a listener
+        too, ends it.
         """
         self._orders_sent += 1
         line = {"order": self._orders_sent, "folder": str(folder.absolute()), "out": str(out.absolute())}
         answered = False
         try:
-            with _Tasks(progress) as tasks:
+            with Tasks(progress) as tasks:
                 try:
                     self._orders.write(json.dumps(line).encode() + b"\n")
                 except BrokenPipeError:
@@ -184,8 +176,8 @@ class Worker:
                         return TrainOutcome(failed, said["seconds"])
                     if said["say"] == "error":
                         answered = said["kind"] != "crash"
-                        raise _error(said)
-                    _hear(said, tasks, hearing)
+                        raise error_of(said)
+                    hear(said, tasks, hearing)
         except BaseException:
             if not answered:
                 self.end()
@@ -258,57 +250,6 @@ class Worker:
     def ended(self) -> bool:
         """Whether it takes no more orders."""
         return self._answers < 0 or self._process.poll() is not None
-
-
-class _Tasks:
-    """Shows the tasks that a job tells of, one after the other."""
-
-    def __init__(self, progress: Progress):
-        self._progress, self._stack = progress, ExitStack()
-        self._task: Task | None = None
-
-    def __enter__(self) -> _Tasks:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._stack.__exit__(*error)
-
-    def begin(self, name: str, total: int) -> None:
-        self._stack.close()
-        self._task = self._stack.enter_context(self._progress.task(name, total))
-
-    def advance(self, n: int, fields: Mapping[str, Any]) -> None:
-        if self._task is not None:
-            self._task.advance(n, **fields)
-
-
-def _hear(said: Mapping[str, Any], tasks: _Tasks, hearing: Hearing) -> None:
-    match said["say"]:
-        case "task":
-            tasks.begin(said["name"], said["total"])
-        case "advance":
-            tasks.advance(said["n"], said["fields"])
-        case "style":
-            hearing.on_style(said["style"], Path(said["folder"]))
-        case "snapshot":
-            hearing.on_snapshot(said["style"], said["step"], Path(said["folder"]))
-        case "losses":
-            hearing.on_losses(said["step"], said["losses"])
-        case "log":
-            log.log(logging.WARNING if said["level"] == "warning" else logging.INFO, "%s", said["text"])
-        case _:
-            raise BackendError(f"the Jittor worker said something unknown: {dict(said)}")
-
-
-def _error(said: Mapping[str, Any]) -> Exception:
-    """The exception that a job's error becomes here."""
-    if said["kind"] == "config":
-        return ConfigError([Fault(*fault) for fault in said["faults"]], said["what"])
-    if said["kind"] == "data":
-        return DataError(DataFault(Path(path), what, remedy) for path, what, remedy in said["faults"])
-    if said["kind"] == "backend":
-        return BackendError(said["message"])
-    return BackendError(f"the Jittor worker failed: {said['message']}\n{said['trace']}")
 
 
 def _too_silent(allowed: float, doing: str) -> str:

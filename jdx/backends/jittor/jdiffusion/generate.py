@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,18 @@ import numpy as np
 from PIL import Image
 from safetensors import safe_open
 
-from jdx.backends import adapter_files
+from jdx.backends import adapter_files, enhancer_files, word_files
 from jdx.backends.adapter_files import LoraPair
 from jdx.backends.base import GenerateJob, StyleDrawJob
 from jdx.backends.draw_checks import drawing_faults
 from jdx.backends.jittor.jdiffusion.networks import Floats, JdModels, linears, load, weighted
+from jdx.backends.jittor.limits import JDIFFUSION_SAMPLERS as SAMPLERS
 from jdx.backends.jittor.protocol import NOISE
 from jdx.backends.jittor.worker.nets.weights import arrays
 from jdx.backends.jittor.worker.tell import Tell
 from jdx.backends.lora_keys import canonical_te_path
 from jdx.errors import BackendError, ConfigError, Fault
 from jdx.files import write_bytes
-
-SAMPLERS = ("ddim", "unipc")
 
 
 def run(job: GenerateJob, out: Path, tell: Tell) -> None:
@@ -36,7 +36,7 @@ def run(job: GenerateJob, out: Path, tell: Tell) -> None:
     models = load(job.model, tell)
     if faults := [*drawing_faults(job, models.vae_factor), *_limits(job)]:
         raise ConfigError(faults, what="drawing job")
-    pipeline = pipeline_of(models, job.sampler.name)
+    pipeline = pipeline_of(models, job.sampler.name, lambda: tell.advance(0))
     tell.progress("drawing", sum(len(style.pictures) for style in job.styles))
     for style in job.styles:
         folder = out / style.style
@@ -64,8 +64,8 @@ def _limits(job: GenerateJob) -> list[Fault]:
     return found
 
 
-def pipeline_of(models: JdModels, sampler: str) -> Any:
-    """JDiffusion's pipeline around networks whose weights were checked."""
+def pipeline_of(models: JdModels, sampler: str, tick: Callable[[], None]) -> Any:
+    """JDiffusion's pipeline around networks whose weights were checked; tick: called in every step of a drawing."""
     from JDiffusion import StableDiffusionPipeline
 
     if sampler == "unipc":
@@ -77,11 +77,24 @@ def pipeline_of(models: JdModels, sampler: str) -> Any:
         text_encoder=models.text_encoder,
         tokenizer=models.tokenizer,
         unet=models.unet,
-        scheduler=Scheduler.from_config(dict(models.scheduler)),
+        scheduler=_heard(Scheduler.from_config(dict(models.scheduler)), tick),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def _heard(scheduler: Any, tick: Callable[[], None]) -> Any:
+    """The scheduler, telling of its steps: on a CPU a picture may take longer than a worker may be silent."""
+    step = scheduler.step
+
+    @functools.wraps(step)  # pipelines look at its parameters
+    def heard(*given: Any, **settings: Any) -> Any:
+        tick()
+        return step(*given, **settings)
+
+    scheduler.step = heard
+    return scheduler
 
 
 def _draw(job: GenerateJob, style: StyleDrawJob, folder: Path, pipeline: Any, tell: Tell) -> None:
@@ -139,6 +152,10 @@ def worn(models: JdModels, style: StyleDrawJob) -> Iterator[None]:
 
 def read_adapter(path: Path, layers: dict[str, dict[str, Any]]) -> dict[str, dict[str, LoraPair[Floats]]]:
     """The LoRA weights of a folder or file by network, checked. Raises: ConfigError; BackendError for .bin files."""
+    others = [name for name in (enhancer_files.FILE, word_files.FILE) if (path / name).is_file()]
+    if others:
+        allowed = "of an adapter is drawn by backend=jittor or torch"
+        raise ConfigError([Fault("file", name, allowed) for name in others], f"adapter {path}")
     file = adapter_files.find(path)
     if file.suffix != ".safetensors":
         raise BackendError(
@@ -151,4 +168,8 @@ def read_adapter(path: Path, layers: dict[str, dict[str, Any]]) -> dict[str, dic
         for name, some in layers.items()
     }
     found: Any = adapter_files.pairs_of(file, arrays(file), config, sizes)  # type: ignore[arg-type]
+    if any(pair.magnitude is not None for some in found.values() for pair in some.values()):
+        raise ConfigError(
+            [Fault("dora", "true", "DoRA is drawn by backend=jittor or torch")], f"adapter {file}"
+        )
     return dict(found)

@@ -82,7 +82,7 @@ class JdModels:
 
 
 @lru_cache(maxsize=1)
-def _loaded(spec: ModelSpec) -> tuple[JdModels, tuple[str, ...]]:
+def _loaded(spec: ModelSpec) -> tuple[JdModels, list[str]]:
     _allow_cpu()
     from JDiffusion import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -106,14 +106,14 @@ def _loaded(spec: ModelSpec) -> tuple[JdModels, tuple[str, ...]]:
             said.append(
                 f"JDiffusion loaded {count} weights of the {name} wrongly: they were read from the file again"
             )
-    return models, tuple(said)
+    return models, said
 
 
 def load(spec: ModelSpec, tell: Tell) -> JdModels:
     """The model, from the process's cache. Raises: BackendError when the files do not hold these networks."""
     models, said = _loaded(spec)
-    for text in said:
-        tell.log(text, "warning")
+    while said:  # once, not with every job
+        tell.log(said.pop(0), "warning")
     return models
 
 
@@ -152,9 +152,9 @@ def targeted(network: Any, targets: Sequence[str]) -> list[str]:
     return [path for path in linears(network) if any(f".{path}".endswith(f".{one}") for one in targets)]
 
 
-def expected(folder: Path, network: str, targets: Sequence[str]) -> int:
+def expected(spec: ModelSpec, network: str, targets: Sequence[str]) -> int:
     """How many layers of a model's files the targets name, whatever the libraries make of it."""
-    book = open_weights(folder / network, COMPONENTS[network][1], None).book
+    book = open_weights(Path(spec.path) / network, COMPONENTS[network][1], spec.variant).book
     ends = tuple(f".{one}.weight" for one in targets)
     return sum(len(shape) == 2 and f".{name}".endswith(ends) for name, shape in book.shapes.items())
 

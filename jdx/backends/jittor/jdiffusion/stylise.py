@@ -10,6 +10,6 @@ from jdx.errors import ConfigError, Fault
 
 
 def run(job: StyliseJob, out: Path, tell: Tell) -> None:
-    """Refuse. Raises: ConfigError always; a trial is told before it starts (`limits.jdiffusion_faults`)."""
+    """Refuse. Raises: ConfigError always; a trial is told before it starts (`limits.config_faults`)."""
     allowed = "StyleID is done by backend=torch and backend=jittor"
     raise ConfigError([Fault("method.styleid.enabled", "true", allowed)], "stylising job")

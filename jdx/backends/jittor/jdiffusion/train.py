@@ -67,6 +67,7 @@ def run(job: TrainJob, out: Path, tell: Tell) -> dict[str, tuple[int, str]]:
         stop = Training.begin(job, models, adapter).go(out, tell)
         if stop is not None:
             failed[adapter.style] = stop
+            tell.log("style {} stopped at step {}: {}".format(adapter.style, *stop), "warning")
     return failed
 
 
@@ -135,10 +136,17 @@ class Layers:
 
 
 def layers_of(models: JdModels, adapter: AdapterSpec) -> Layers:
-    """The layers that a style adapts. Raises: BackendError when the model's files have more than the modules show."""
+    """The layers that a style adapts.
+
+    Raises: ConfigError for targets that the model lacks; BackendError when its files have more than the modules show.
+    """
     spec, found = adapter.unet, linears(models.unet)
     paths = targeted(models.unet, spec.targets)
-    wanted = expected(Path(models.spec.path), "unet", spec.targets)
+    lost = [one for one in spec.targets if not expected(models.spec, "unet", [one])]
+    if lost:
+        allowed = "no linear layer's path ends so"
+        raise ConfigError([Fault("unet.targets", one, allowed) for one in lost], what="training job")
+    wanted = expected(models.spec, "unet", spec.targets)
     if len(paths) != wanted:
         raise BackendError(
             f"JDiffusion's UNet shows {len(paths)} linear layers called {', '.join(spec.targets)}, the model's file "
@@ -188,9 +196,8 @@ class Training:
         for _ in range(self.step, max(self.job.snapshots)):
             loss, gradient = self._gradient()
             if not (math.isfinite(loss) and np.isfinite(gradient).all()):
-                return self.step + 1, "its loss is not finite" if not math.isfinite(
-                    loss
-                ) else "its gradient is not finite"
+                what = "gradient" if math.isfinite(loss) else "loss"
+                return self.step + 1, f"its {what} left the finite numbers; a lower learning rate may help"
             self._update(gradient)
             self._count(loss, tell)
             if self.step in self.job.snapshots:
@@ -246,9 +253,11 @@ class Training:
     def _count(self, loss: float, tell: Tell) -> None:
         log = self.losses
         pending, count, rows = log.pending + loss, log.count + 1, log.rows
-        if self.step % self.job.log_every == 0:
-            rows = (*rows, (self.step, pending / count))
+        closes = self.step % self.job.log_every == 0
+        if closes or self.step == max(self.job.snapshots):
             tell.losses(self.step, {self.adapter.style: pending / count})
+        if closes:
+            rows = (*rows, (self.step, pending / count))
             pending, count = 0.0, 0
         self.losses = LossLog(rows, pending, count)
         tell.advance(loss=loss)

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from data.faults import DataError
 from jdx.backends.jittor.protocol import read_job
 from jdx.backends.jittor.worker.tell import Answers, Tell
+from jdx.disk import is_told
 from jdx.errors import BackendError, ConfigError
 
 JOBS = "jdx.backends.jittor.worker.jobs"
@@ -74,5 +75,8 @@ def told(error: Exception) -> dict[str, Any]:
         return {"kind": "data", "message": str(error), "faults": faults}
     if isinstance(error, BackendError):
         return {"kind": "backend", "message": str(error)}
+    if isinstance(error, OSError) and is_told(error):
+        file = None if error.filename is None else str(error.filename)
+        return {"kind": "disk", "message": error.strerror, "errno": error.errno, "file": file}
     trace = "".join(traceback.format_exception(error))
     return {"kind": "crash", "message": f"{type(error).__name__}: {error}", "trace": trace}

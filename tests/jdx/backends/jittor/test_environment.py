@@ -94,7 +94,7 @@ def test_an_old_interpreter_answers_too(tmp_path: Path) -> None:
 def test_all_faults_of_a_machine_are_one_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("cc_path", raising=False)
-    monkeypatch.setattr(machine, "has_gpu", lambda env: True)
+    monkeypatch.setattr(machine, "cards", lambda env: ["0"])
     monkeypatch.setenv("nvcc_path", str(script(tmp_path / "nvcc", "echo 'release 13.0, V13.0.88'")))
     faults = Environment(Place(python=Path(sys.executable), home=tmp_path)).faults()
     with pytest.raises(ConfigError) as caught:
@@ -116,20 +116,55 @@ def test_all_faults_of_a_machine_are_one_report(tmp_path: Path, monkeypatch: pyt
         ("auto", True, "13.1", "CUDA 13.1, which Jittor does not compile with"),
         ("cuda", False, "12.4", "shows no NVIDIA card"),
         ("cuda:1", True, "", "needs CUDA's compiler"),
+        ("cuda:2", True, "12.4", "which shows 2 from cuda:0 on"),
     ],
 )
 def test_cuda(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, gpu: bool, release: str, told: str | None
 ) -> None:
-    monkeypatch.setattr(machine, "has_gpu", lambda env: gpu)
+    monkeypatch.setattr(machine, "cards", lambda env: ["0", "1"] if gpu else [])
     compiler = script(tmp_path / "nvcc", f"echo 'Cuda compilation tools, release {release}, V1'")
     faults = list(machine.cuda_faults(setting, {"nvcc_path": str(compiler), "PATH": ""}))
     assert [told in fault.allowed for fault in faults] == [True] if told else faults == []
 
 
 def test_a_hidden_card_is_none() -> None:
-    assert not machine.has_gpu({"CUDA_VISIBLE_DEVICES": ""})
-    assert not machine.has_gpu({"CUDA_VISIBLE_DEVICES": "-1"})
+    assert not machine.cards({"CUDA_VISIBLE_DEVICES": ""})
+    assert not machine.cards({"CUDA_VISIBLE_DEVICES": "-1"})
+
+
+@pytest.mark.parametrize(
+    ("visible", "shown"),
+    [(None, ["0", "1", "2"]), ("2,0", ["2", "0"]), ("1, -1, 0", ["1"]), ("GPU-4f", ["GPU-4f"])],
+)
+def test_cards_are_counted_as_cuda_counts_them(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, shown: list[str]
+) -> None:
+    names = ("nvidia0", "nvidia1", "nvidia2", "nvidiactl", "nvidia-uvm")
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: [Path("/dev") / name for name in names])
+    env = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    assert machine.cards(env) == shown
+    assert machine.card_of("cuda:1", env) == (shown[1] if len(shown) > 1 else None)
+    assert machine.card_of("cuda", env) is None
+
+
+def test_a_home_that_cannot_be_one_is_told_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert list(machine.home_faults(tmp_path / "to" / "be" / "made")) == []
+    (tmp_path / "file").touch()
+    faults = Environment(Place(home=tmp_path / "file" / "home", device="cpu")).faults()
+    assert any(f.key == "backend.home" and "file is no folder" in f.allowed for f in faults)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as for who is not root
+    (fault,) = machine.home_faults(tmp_path / "home")
+    assert f"nothing can be written in {tmp_path}:" in fault.allowed
+
+
+@pytest.mark.parametrize(("given", "threads"), [("5", 5), ("3,2", 3), ("", 2), ("many", 2)])
+def test_threads_as_openmp_says(monkeypatch: pytest.MonkeyPatch, given: str, threads: int) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert Environment(Place()).threads == threads
 
 
 def test_the_workers_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,8 +237,17 @@ def test_an_environment_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     base = script(tmp_path / "base", copies_itself)
     monkeypatch.setattr(interpreter, "base_python", lambda: str(base))
     assert interpreter.make_own(tmp_path / "home") == interpreter.own_python(tmp_path / "home")
+    half = tmp_path / "home" / f".{interpreter.own_folder(tmp_path / 'home').name}.0badcafe"
+    half.mkdir()
     interpreter.make_own(tmp_path / "home")
-    venv, install = log.read_text().splitlines()
+    assert half.is_dir()  # somebody's who makes one; below, a killed one's
+    interpreter.own_python(tmp_path / "home").unlink()
+    interpreter.own_folder(tmp_path / "home").joinpath("bin").rmdir()
+    interpreter.own_folder(tmp_path / "home").rmdir()
+    interpreter.make_own(tmp_path / "home")
+    assert not half.exists()
+    venv, install = log.read_text().splitlines()[:2]
+    assert len(log.read_text().splitlines()) == 4
     assert venv.startswith("-m venv ")
     assert install == "-m pip install -q " + " ".join(interpreter.REQUIREMENTS)
 

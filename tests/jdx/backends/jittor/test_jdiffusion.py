@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -145,14 +147,13 @@ def test_encoding_is_torchs(
 
 
 def test_training_is_torchs_and_goes_on_from_a_snapshot(
-    backend: JDiffusionBackend, moments: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    backend: JDiffusionBackend, moments: Path, tmp_path: Path
 ) -> None:
     """Samples, first factors, loss, clipping and AdamW's count of steps: everything is in these numbers."""
     ours = trained(backend, job(moments), tmp_path / "jd")
     torchs = trained(TorchBackend("cpu"), job(moments), tmp_path / "torch")
     assert distance(ours[2], torchs[2]) < 1e-4
     assert distance(ours[4], torchs[4]) < 1e-4
-    assert "weights of the text_encoder wrongly" in caplog.text
     later = job(moments, snapshots=(4,), start_step=2, resume={"00": ours[2]})
     again = trained(backend, later, tmp_path / "again")
     assert distance(again[4], ours[4]) < 1e-6
@@ -192,6 +193,63 @@ def test_layers_that_the_library_hides_are_an_error(moments: Path, tmp_path: Pat
     one.close()
 
 
+def test_a_variant_of_the_weights_is_trained_on(
+    backend: JDiffusionBackend, moments: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The folder holds the variant's files alone, as a download of it does; what is said of a model is said once."""
+    model = tmp_path / "model"
+    shutil.copytree(MINI.path, model)
+    for name in ("unet", "vae", "text_encoder"):
+        (file,) = (model / name).glob("*.safetensors")
+        file.rename(file.with_suffix(".fp16.safetensors"))
+    order = job(moments, model=ModelSpec(str(model), variant="fp16"), snapshots=(1,))
+    for out in ("out", "again"):
+        assert list(trained(backend, order, tmp_path / out)) == [1]
+    assert caplog.text.count("weights of the text_encoder wrongly") == 1
+
+
+class Listening(NullProgress):
+    """Counts how often each task was advanced, and by how much."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[int] = []
+
+    @contextmanager
+    def task(self, name: str, total: int) -> Iterator[Listening]:
+        yield self
+
+    def advance(self, n: int = 1, **fields: object) -> None:
+        self.told.append(n)
+
+
+def test_every_step_of_a_drawing_is_a_word(backend: JDiffusionBackend, tmp_path: Path) -> None:
+    """Else a worker that draws one picture for half an hour would be taken for one that hangs."""
+    pictures = (PictureSpec("Cat.png", "a cat", "", 5),)
+    order = GenerateJob(MINI, SamplerSpec("ddim", 4, 2.0), 64, (StyleDrawJob("00", None, pictures),))
+    heard = Listening()
+    backend.generate(order, tmp_path, heard, lambda style, folder: None)
+    assert heard.told == [0, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("part", ["dora", "vae_enhancer.safetensors", "learned_embeds.safetensors"])
+def test_parts_of_an_adapter_that_it_does_not_draw_are_refused(
+    backend: JDiffusionBackend, moments: Path, tmp_path: Path, part: str
+) -> None:
+    unet = replace(spec().unet, dora=part == "dora")
+    adapter = trained(
+        TorchBackend("cpu"), job(moments, adapters=(spec(unet=unet),), snapshots=(1,)), tmp_path
+    )[1]
+    if part != "dora":
+        (adapter / part).touch()
+    picture = PictureSpec("Cat.png", "a cat", "", 5)
+    order = GenerateJob(MINI, SamplerSpec("ddim", 1, 2.0), 64, (StyleDrawJob("00", adapter, (picture,)),))
+    with pytest.raises(ConfigError, match=rf"(?s){part}.*drawn by backend=jittor or torch") as caught:
+        backend.generate(order, tmp_path / "out", QUIET, lambda style, folder: None)
+    assert len(caught.value.faults) == 1
+    assert not list((tmp_path / "out").rglob("*.png"))
+
+
 def test_what_the_runner_does_not_do(backend: JDiffusionBackend, moments: Path, tmp_path: Path) -> None:
     adapter = spec(text_encoder=LoraSpec(2, 2.0, ("q_proj",)), text_encoder_lr=1e-3, ema_decay=0.9)
     with pytest.raises(ConfigError, match="2 faults in the training job"):
@@ -199,6 +257,9 @@ def test_what_the_runner_does_not_do(backend: JDiffusionBackend, moments: Path, 
     order = GenerateJob(MINI, SamplerSpec("euler", 3, 2.0), 64, ())
     with pytest.raises(ConfigError, match="backend=jdiffusion has ddim and unipc"):
         backend.generate(order, tmp_path, QUIET, lambda style, folder: None)
+    lost = spec(unet=LoraSpec(2, 2.0, ("to_q", "nowhere")))
+    with pytest.raises(ConfigError, match="nowhere"):
+        trained(backend, job(moments, adapters=(lost,)), tmp_path)
     with pytest.raises(ConfigError, match="StyleID is done by"):
         backend.stylise(
             StyliseJob(MINI, StyleIdSpec(("7",), 0.5, 1.5, 5), 64, ()),

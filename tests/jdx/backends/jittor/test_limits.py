@@ -49,6 +49,17 @@ def test_what_jittor_does_not_do(asked: str, key: str) -> None:
     assert key not in faults(asked)
 
 
+PRIOR = ("method=prior", "method.prior.sampler.name=euler")
+
+
+def test_what_jdiffusion_does_not_do() -> None:
+    assert faults("backend=jdiffusion", "method=textual_inversion") >= {"method.tokens.vectors"}
+    assert faults("backend=jdiffusion", *PRIOR) == {"method.prior.sampler.name"}
+    untrained = faults("backend=jdiffusion", *PRIOR, "method.train=false")  # then none are drawn
+    assert "method.prior.sampler.name" not in untrained
+    assert faults("backend=jittor", *PRIOR) == set()
+
+
 def test_ordinary_trials_are_fine() -> None:
     methods = ("base", "dreambooth", "prior", "average", "styleid", "styleid_db", "vae_enhancer")
     for method in (*methods, "textual_inversion", "dreambooth_ti"):

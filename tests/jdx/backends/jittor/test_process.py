@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -15,7 +16,8 @@ import psutil
 import pytest
 
 from data.faults import DataError
-from jdx.backends.jittor.process import Hearing, Patience, Worker
+from jdx.backends.jittor.hearing import Hearing
+from jdx.backends.jittor.process import Patience, Worker
 from jdx.errors import BackendError, ConfigError, Fault
 from jdx.progress import NullProgress, Progress
 from tests.jdx.backends.jittor.scripted import job, start
@@ -153,6 +155,31 @@ def test_a_silent_worker_is_ended_and_progress_counts_as_a_word(tmp_path: Path) 
     assert gone(one)
 
 
+def test_a_worker_that_does_not_come_up_in_time_is_told_with_the_setting_for_that(tmp_path: Path) -> None:
+    (tmp_path / "scripted").mkdir()
+    (tmp_path / "scripted" / "jittor.py").write_text("import time; time.sleep(300)")
+    with pytest.raises(BackendError, match=r"said nothing for 1 s while starting.*backend\.compile_timeout"):
+        start(tmp_path, fake=False, patience=Patience(1.0, 60.0))
+
+
+def test_a_full_disk_is_told_as_such_and_the_worker_stays(worker: Worker, tmp_path: Path) -> None:
+    full = "raise OSError(28, 'No space left on device', str(out / 'a.png'))"
+    with pytest.raises(OSError, match=r"No space left on device: '.*a\.png'") as caught:
+        order(worker, tmp_path, full)
+    assert caught.value.errno == errno.ENOSPC
+    assert not worker.ended
+    with pytest.raises(
+        BackendError, match="FileNotFoundError"
+    ):  # the program's own fault: with its traceback
+        order(worker, tmp_path, "open('/nowhere/at/all')")
+
+
+def test_of_a_bar_the_last_state_is_shown(worker: Worker, tmp_path: Path) -> None:
+    bar = "import os, sys\nsys.stdout.write('1/3\\r2/3\\r3/3 compiled\\n')\nsys.stdout.flush()\nos._exit(3)"
+    with pytest.raises(BackendError, match=r"\n  \| 3/3 compiled$"):
+        order(worker, tmp_path, bar)
+
+
 @pytest.mark.parametrize(
     "error",
     [OSError(28, "No space left on device"), ConfigError([Fault("a", "b", "c")])],
@@ -189,7 +216,7 @@ def test_the_worker_goes_when_the_trial_is_killed(tmp_path: Path) -> None:
 import logging
 logging.basicConfig(level=logging.WARNING)
 from pathlib import Path
-from jdx.backends.jittor.process import Hearing
+from jdx.backends.jittor.hearing import Hearing
 from jdx.progress import NullProgress
 from tests.jdx.backends.jittor.scripted import start
 one = start(Path({str(tmp_path)!r}))

@@ -11,8 +11,9 @@ import numpy
 import pytest
 
 from jdx.backends.jittor.environment import Environment
+from jdx.backends.jittor.hearing import Hearing
 from jdx.backends.jittor.home import CHECK
-from jdx.backends.jittor.process import Hearing, Patience, Worker
+from jdx.backends.jittor.process import Patience, Worker
 from jdx.errors import BackendError
 from jdx.progress import NullProgress
 from tests.jdx.backends.jittor.scripted import job, start

@@ -16,6 +16,9 @@ import numpy.typing as npt
 from jdx.backends.jittor.worker.jobs.pictures import Floats
 from jdx.backends.windows import Window
 
+SUMMED = 1024
+"""Numbers that are added up in float32 at most."""
+
 
 @dataclass(frozen=True)
 class Knobs:
@@ -92,7 +95,7 @@ class StackedAdamW:
         return self.alive
 
     def _norm(self, grads: Mapping[str, Any]) -> Floats:
-        squares = [(grad * grad).sum(1).numpy() for grad in grads.values()]
+        squares = [square_sums(grad) for grad in grads.values()]
         return np.asarray(np.sqrt(np.sum(squares, axis=0)), np.float32)
 
     def _bury(self, loss_ok: npt.NDArray[np.bool_], norm_ok: npt.NDArray[np.bool_]) -> None:
@@ -122,6 +125,18 @@ class StackedAdamW:
         self.m[name], self.v[name] = m, v
         p.start_grad()
         self.params[name] = p
+
+
+def square_sums(x: Any) -> Floats:
+    """The sums (K,) of the squares of x (K, P).
+
+    In two stages: Jittor adds a row up in one float32, which loses 0.06 % of a million numbers and half of 2²⁵.
+    """
+    K, P = x.shape
+    whole = P // SUMMED * SUMMED
+    parts = [x[:, :whole].reshape(K, -1, SUMMED), x[:, whole:].reshape(K, 1, -1)]
+    sums = [(part * part).sum(2).numpy().astype(np.float64).sum(1) for part in parts if 0 not in part.shape]
+    return np.asarray(np.sum(sums, axis=0), np.float32)
 
 
 def _column(numbers: npt.NDArray[Any]) -> Any:

@@ -11,11 +11,11 @@ import jittor as jt
 import numpy as np
 from safetensors import safe_open
 
+from jdx.backends.jittor.protocol import NOISE
 from jdx.backends.jittor.worker.jobs.pictures import Floats
 from jdx.backends.jittor.worker.jobs.samplers import Sampler
 from jdx.backends.jittor.worker.nets.models import Models
 
-NOISE = "noise.safetensors"
 DECODED = 4
 """Pictures the VAE decodes in one pass; its widest activations would otherwise rule the memory."""
 

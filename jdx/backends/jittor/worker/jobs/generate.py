@@ -126,7 +126,7 @@ class Drawer:
         latents = sample(
             self.models, sampler, latents, text, negative, guidance, lambda: self.tell.advance(0)
         )
-        check_finite(latents, files, self.tell.dtype)
+        check_finite(latents, files)
         write_pngs(decoded(self.models, latents), files)
         self.tell.advance(len(pictures))
 

@@ -30,15 +30,26 @@ def to_levels(pixels: Floats) -> npt.NDArray[np.uint8]:
 
 
 def write_pngs(pixels: Floats, files: Sequence[Path]) -> None:
-    """Write pixels (n, 3, H, W) in [-1, 1] to n files, each there whole or not at all."""
+    """Write pixels (n, 3, H, W) in [-1, 1] to n files, each there whole or not at all.
+
+    Raises: BackendError, and writes none, where pixels are no finite numbers.
+    """
+    if bad := _not_finite(pixels, files):
+        raise BackendError(f"not written, the VAE left the finite numbers: {bad}")
     for levels, file in zip(to_levels(pixels), files, strict=True):
         buffer = io.BytesIO()
         Image.fromarray(np.ascontiguousarray(levels)).save(buffer, format="PNG")
         write_bytes(file, buffer.getvalue())
 
 
-def check_finite(latents: Floats, files: Sequence[Path], dtype: str) -> None:
+def check_finite(latents: Floats, files: Sequence[Path]) -> None:
     """Raises: BackendError, naming the files whose latents (n, C, h, w) left the finite numbers."""
-    if bad := [str(file) for file, one in zip(files, latents, strict=True) if not np.isfinite(one).all()]:
-        where = f"latents left the finite numbers in {dtype}"
-        raise BackendError(f"{where}: {', '.join(bad)}; try backend.dtype=float32")
+    if bad := _not_finite(latents, files):
+        remedy = "an adapter trained with a lower learning rate, or a lower sampler.lora_scale, may help"
+        raise BackendError(f"latents left the finite numbers: {bad}; {remedy}")
+
+
+def _not_finite(arrays: Floats, files: Sequence[Path]) -> str:
+    """The files whose arrays (n, ...) hold anything else than finite numbers, in words; empty when there are none."""
+    pairs = zip(files, arrays, strict=True)
+    return ", ".join(str(file) for file, one in pairs if not np.isfinite(one).all())

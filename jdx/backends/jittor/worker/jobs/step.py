@@ -89,6 +89,7 @@ class Step:
                 states = part.adjust(states, drawn)
         x = jt.array(x_t).cast(self.models.dtype).stop_grad()
         difference = self.models.unet(x, drawn.t, states).float32() - jt.array(goal).stop_grad()
-        errors = (difference * difference).reshape(len(drawn.t), -1).mean(1)
+        # An axis at a time: Jittor adds up in one float32, in which long sums lose digits.
+        errors = (difference * difference).mean(3).mean(2).mean(1)
         weights = jt.array(drawn.weights.astype(np.float32)).stop_grad()
         return (errors.reshape(drawn.weights.shape) * weights).sum(1)

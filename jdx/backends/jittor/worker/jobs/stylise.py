@@ -130,7 +130,7 @@ class StyleId:
                 contents = self.inverted([picture for _, picture, _ in some], ("q",))
                 files = [folder / file for file, *_ in some]
                 latents = self.redraw(contents, reference)
-                check_finite(latents, files, self.tell.dtype)
+                check_finite(latents, files)
                 write_pngs(decoded(self.models, latents), files)
 
     def inverted(self, pictures: Sequence[Path], parts: Sequence[str]) -> Inverted:
