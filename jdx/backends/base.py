@@ -168,6 +168,7 @@ class ScheduleSpec:
 class TrainJob:
     """Train all `adapters` together on one frozen base, and write a snapshot of each at every step in `snapshots`.
 
+    restart_points: steps at which one is written too where enough time has passed (`stops.Stops`).
     moments[style] is the folder that `encode` wrote for it; an adapter of several `sources` visits each of them once
     in as many samples, whatever the number of their pictures. prior_moments[style] the folders with its class pictures,
     in the order of its prior_captions. enhancer_moments[style] is the folder of what its enhancer sees, where it has
@@ -184,6 +185,7 @@ class TrainJob:
     adapters: tuple[AdapterSpec, ...]
     moments: Mapping[str, Path]
     snapshots: tuple[int, ...]
+    restart_points: tuple[int, ...] = ()
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
     schedule_steps: int = 0  # horizon of a decaying schedule
     batch_size: int = 1
@@ -330,7 +332,9 @@ class StyliseJob:
 
 
 OnStyle = Callable[[str, Path], None]  # (style, finished folder)
-OnSnapshot = Callable[[str, int, Path], None]  # (style, step, finished folder)
+OnSnapshot = Callable[[str, int, Path], None]
+"""(style, step, finished folder). One call at a time, a style's steps in order, maybe from a thread of the backend's;
+the last call has returned when `train` returns or raises."""
 OnLosses = Callable[[int, Mapping[str, float]], None]  # (step, {style: mean loss since the last call})
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -216,13 +216,13 @@ def _train(
 def _job(bench: Bench, order: _Order, leg: tuple[int, int], styles: list[str]) -> TrainJob:
     config, (start, end) = bench.config, leg
     last = {style: bench.store.path(STAGE, order.keys[style], part_name(start)) for style in styles}
+    wanted = tuple(step for step in order.wanted if start < step <= end)
     return TrainJob(
         model=bench.model,
         adapters=tuple(order.specs[style] for style in styles),
         moments={source: order.moments[source] for s in styles for source in order.specs[s].sources or (s,)},
-        snapshots=_stops(
-            start, [step for step in order.wanted if step <= end], config.train.checkpoint_every
-        ),
+        snapshots=wanted,
+        restart_points=_restart_points(start, wanted, config.train.checkpoint_every),
         schedule=_schedule(config.optim),
         schedule_steps=config.train.steps,
         batch_size=config.train.batch_size,
@@ -242,10 +242,10 @@ def _job(bench: Bench, order: _Order, leg: tuple[int, int], styles: list[str]) -
     )
 
 
-def _stops(start: int, wanted: list[int], every: int) -> tuple[int, ...]:
-    """Steps to write a snapshot at: the wanted ones, and restart points in between."""
-    checkpoints = range((start // every + 1) * every, wanted[-1], every) if every else range(0)
-    return tuple(sorted({*(step for step in wanted if step > start), *checkpoints}))
+def _restart_points(start: int, wanted: Sequence[int], every: int) -> tuple[int, ...]:
+    """Steps between the wanted ones from which training may have to go on."""
+    points = range((start // every + 1) * every, wanted[-1], every) if every else range(0)
+    return tuple(step for step in points if step not in wanted)
 
 
 def _drop_checkpoints(bench: Bench, keys: list[str], wanted: list[int]) -> None:

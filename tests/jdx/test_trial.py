@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from jdx import submit, trial, validation
+from jdx.backends import stops
 from jdx.errors import ConfigError
 from jdx.stages import adapt
 from jdx.store import Store
@@ -181,7 +182,8 @@ def test_guidance_redraws_without_training_again(lab: Lab) -> None:
     assert made(run)["generate"] == {"made": 2, "reused": 0}
 
 
-def test_more_steps_go_on_from_the_shorter_run_exactly(lab: Lab) -> None:
+def test_more_steps_go_on_from_the_shorter_run_exactly(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stops, "RESTART_SECONDS", 0.0)
     _, short = lab.run("train.steps=3")
     _, longer = lab.run("train.steps=6", "train.checkpoint_every=2")
     _, straight = lab.run("train.steps=6", f"store.root={lab.root / 'other'}")

@@ -33,6 +33,13 @@ class AdapterState:
     losses: LossLog = field(default_factory=LossLog)
 
 
+def finite(rows: Mapping[str, Tensor]) -> list[bool]:
+    """Which of K adapters have finite numbers only, of buffers (K, P); one wait for the device, no copies there."""
+    ends = [end for row in rows.values() if row.shape[1] for end in row.aminmax(dim=1)]  # a NaN is both ends
+    found: list[bool] = torch.stack(ends).isfinite().all(dim=0).tolist()
+    return found
+
+
 def save(folder: Path, adapter: Adapter, state: AdapterState) -> None:
     """Write the snapshot beside `folder`, flush it to disk and rename it there.
 

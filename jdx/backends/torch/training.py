@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from jdx.backends.base import AdapterSpec, OnLosses, OnSnapshot, TrainJob, TrainOutcome
 from jdx.backends.samples import plan_passes, read_sources
 from jdx.backends.state_files import LossLog, snapshot_folder
+from jdx.backends.stops import Stops
 from jdx.backends.torch import compile, memory, packs, snapshots, styleid
 from jdx.backends.torch.adamw import StackedAdamW, adamw_
 from jdx.backends.torch.adapters import Adapter
@@ -48,6 +50,7 @@ from jdx.backends.torch.repeatable import fixed_order
 from jdx.backends.torch.replay import MOST_PASSES, Feed, as_they_are, recorded
 from jdx.backends.torch.snapshots import AdapterState
 from jdx.backends.torch.step import Step
+from jdx.backends.torch.writer import Work, Writer, writing
 from jdx.errors import BackendError
 from jdx.methods.schedule import lr_factor
 from jdx.progress import Progress, Task
@@ -250,8 +253,8 @@ class PackRun:
     def go(self) -> None:
         """From the restored step to the last snapshot, or until every style has failed."""
         job, end = self.session.job, max(self.session.job.snapshots)
-        first = self.optimiser.steps
-        with self._steps() as advance, drawn_ahead(self.drawer, first, end) as ahead:
+        first, stops = self.optimiser.steps, Stops(job.snapshots, job.restart_points)
+        with self._steps() as advance, drawn_ahead(self.drawer, first, end) as ahead, writing() as writer:
             for passes in ahead:
                 learning = tuple(self.optimiser.learning)
                 rates, done = self.optimiser.begin(self._factors()), self.optimiser.steps
@@ -259,8 +262,14 @@ class PackRun:
                 advance(Feed(passes, rates, shares), learning)
                 if done == first + 1:
                     self.session.made()
-                if (done % job.log_every == 0 or done in job.snapshots) and not self._report(done, end):
-                    break
+                writer.look()
+                due = stops.due(done, busy=writer.busy)
+                if due or done % job.log_every == 0:
+                    self._report(done, end)
+                    if due:
+                        self._snapshot(done, writer)
+                    if all(style in self.session.failed for style in self.styles):
+                        break
                 self.session.count(self.styles, done, self.shown)
 
     def _steps(self) -> AbstractContextManager[Callable[[Feed, tuple[str, ...]], None]]:
@@ -287,8 +296,8 @@ class PackRun:
             for name, window in windows.items()
         }
 
-    def _report(self, done: int, end: int) -> bool:
-        """Losses, failures and snapshots after step `done`, in one wait; False when all styles have died."""
+    def _report(self, done: int, end: int) -> None:
+        """Losses and failures after step `done`, in one wait."""
         sums, counts, died_at, by_loss = self._gather()
         for k, style in enumerate(self.styles):
             if died_at[k] and style not in self.session.failed:
@@ -307,9 +316,6 @@ class PackRun:
                 self.logs[k] = LossLog(rows, sums[k], int(counts[k]))
         if closes:
             self.sums.zero_()
-        if done in self.session.job.snapshots:
-            self._snapshot(done)
-        return any(style not in self.session.failed for style in self.styles)
 
     def _gather(self) -> tuple[list[float], ...]:
         fate = torch.stack([self.optimiser.died_at, self.optimiser.loss_died])
@@ -323,18 +329,28 @@ class PackRun:
         )
         log.warning("style %s stopped at step %d: %s", style, *self.session.failed[style])
 
-    def _snapshot(self, done: int) -> None:
+    def _snapshot(self, done: int, writer: Writer) -> None:
+        """Copy what the adapters go on from, and have it written while they do. One that is not finite stops here."""
+        writer.wait()  # before the copies, or the host would hold two snapshots
         rows = state_rows(self.step.parts, self.optimiser, self.average)
-        rows = {name: row.cpu() for name, row in rows.items()}
+        finite = snapshots.finite(rows)
+        copies = {name: row.to("cpu", copy=True) for name, row in rows.items()}
+        works: list[Work] = []
         for k, style in enumerate(self.styles):
-            if style not in self.session.failed:
-                self._publish(k, done, {name: row[k] for name, row in rows.items()})
+            if style in self.session.failed:
+                continue
+            if not finite[k]:
+                self.optimiser.died_at[k] = done
+                self._fail(k, done, "parameters")
+                continue
+            own = {name: copy[k] for name, copy in copies.items()}
+            works.append(partial(self._publish, k, done, own, self.logs[k]))
+        writer.begin(works)
 
-    def _publish(self, k: int, done: int, rows: dict[str, Tensor]) -> None:
-        """Write the snapshot of adapter k from its rows on the CPU, and hand it over."""
-        if not all(row.isfinite().all() for row in rows.values()):
-            self.optimiser.died_at[k] = done
-            return self._fail(k, done, "parameters")
+    def _publish(self, k: int, done: int, rows: dict[str, Tensor], losses: LossLog) -> None:
+        """Write the snapshot of adapter k from copies of its rows, and hand it over. Called in the writer's thread: it
+        reads nothing that steps change.
+        """
         style, layout, keys = self.styles[k], {}, state_keys(self.pack.adapters[k])
         vectors: dict[str, Tensor] = {}
         results: dict[str, Any] = {}
@@ -343,13 +359,12 @@ class PackRun:
             vectors |= {f"{name}.{key}": part.vector(k, rows[f"{name}.{key}"]) for key in keys}
             drawn_with = "ema" if "ema" in keys else "param"
             results[name] = part.result(k, rows[f"{name}.{drawn_with}"].float())
-        state = AdapterState(done, vectors, layout, self.logs[k])
+        state = AdapterState(done, vectors, layout, losses)
         adapter = Adapter(**results, metadata=self._metadata(k, done))
         folder = snapshot_folder(self.session.out, style, done)
         snapshots.save(folder, adapter, state)
         self.session.states[style] = state
         self.session.on_snapshot(style, done, folder)
-        return None
 
     def _metadata(self, k: int, done: int) -> dict[str, str | int]:
         adapter = self.pack.adapters[k]

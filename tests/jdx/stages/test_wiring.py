@@ -101,7 +101,7 @@ def test_training_gets_what_the_settings_say(lab: Lab) -> None:
     assert (adapter.min_snr_gamma, adapter.ema_decay) == (4.0, 0.98)
     assert (adapter.weight_decay, adapter.max_grad_norm, adapter.prior_weight) == (0.4, 0.9, 0.7)
     assert adapter.enhancer == EnhancerSpec(weight=0.03, lr=0.04, zero="first")
-    assert job.snapshots == (2, 5, 6)
+    assert (job.snapshots, job.restart_points) == ((2, 6), (5,))
     assert job.schedule == ScheduleSpec("constant", 1)
     assert (job.batch_size, job.accumulation, job.micro_batch, job.log_every) == (2, 3, 9, 4)
     assert (job.compile, job.graphs, job.deterministic) == ("off", False, False)

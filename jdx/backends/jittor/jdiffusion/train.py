@@ -43,6 +43,7 @@ from jdx.backends.state_files import (
     snapshot_folder,
     state_fault,
 )
+from jdx.backends.stops import Stops
 from jdx.backends.train_checks import training_faults
 from jdx.errors import BackendError, ConfigError, Fault
 from jdx.files import write_bytes
@@ -193,6 +194,7 @@ class Training:
 
     def go(self, out: Path, tell: Tell) -> tuple[int, str] | None:
         """Train to the last snapshot; returns (step, reason) when the numbers leave the finite ones."""
+        stops = Stops(self.job.snapshots, self.job.restart_points)
         for _ in range(self.step, max(self.job.snapshots)):
             loss, gradient = self._gradient()
             if not (math.isfinite(loss) and np.isfinite(gradient).all()):
@@ -200,7 +202,7 @@ class Training:
                 return self.step + 1, f"its {what} left the finite numbers; a lower learning rate may help"
             self._update(gradient)
             self._count(loss, tell)
-            if self.step in self.job.snapshots:
+            if stops.due(self.step):
                 folder = snapshot_folder(out, self.adapter.style, self.step)
                 self.save(folder)
                 tell.snapshot(self.adapter.style, self.step, folder)

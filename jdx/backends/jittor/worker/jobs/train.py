@@ -32,6 +32,7 @@ from jdx.backends.jittor.worker.nets.stacked import target_faults
 from jdx.backends.jittor.worker.tell import Tell
 from jdx.backends.samples import Noising, Plan, Source, draw_pass, plan_passes, read_sources
 from jdx.backends.state_files import LossLog, snapshot_folder
+from jdx.backends.stops import Stops
 from jdx.backends.train_checks import training_faults
 from jdx.backends.windows import alike
 from jdx.errors import ConfigError, Fault
@@ -159,6 +160,7 @@ class PackRun:
     def go(self) -> None:
         """From the restored step to the last snapshot, or until every style has failed."""
         job, end = self.job, max(self.job.snapshots)
+        stops = Stops(job.snapshots, job.restart_points)
         sums = np.array([[x.pending for x in self.logs], [x.count for x in self.logs]], np.float64)
         for number in range(self.optimiser.steps, end):
             passes = [draw_pass(self.sources, self.plan, self.noising, number, some) for some in self.plan]
@@ -169,7 +171,8 @@ class PackRun:
             sums += np.stack([np.where(alive, losses, 0.0), alive])
             done = self.optimiser.steps
             self._average(done)
-            if (done % job.log_every == 0 or done in job.snapshots) and not self._report(done, end, sums):
+            due = stops.due(done)
+            if (due or done % job.log_every == 0) and not self._report(done, end, sums, due):
                 break
             shown = {} if self.shown is None else {"loss": self.shown}
             self.outside.tell.advance(len(self.styles), **shown)
@@ -196,7 +199,7 @@ class PackRun:
                     self.averages[name] = rows + (self.optimiser.params[name] - rows) * share
                     self.averages[name].sync()
 
-    def _report(self, done: int, end: int, sums: npt.NDArray[np.float64]) -> bool:
+    def _report(self, done: int, end: int, sums: npt.NDArray[np.float64], due: bool) -> bool:
         """Losses, failures and snapshots after step `done`; False when all styles have died. Closed sums are zeroed."""
         for k, style in enumerate(self.styles):
             if self.optimiser.died_at[k] and style not in self.outside.failed:
@@ -217,7 +220,7 @@ class PackRun:
                 self.logs[k] = LossLog(rows, totals[k], int(counts[k]))
         if closes:
             sums[:] = 0
-        if done in self.job.snapshots:
+        if due:
             self._snapshot(done)
         return any(style not in self.outside.failed for style in self.styles)
 
