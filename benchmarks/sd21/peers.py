@@ -42,8 +42,8 @@ def script_rate(
     """(samples/s, GiB) of the DreamBooth-LoRA script's step: one instance and one class picture, rank 32, bfloat16.
 
     whole_step: with the VAE encoding of both pictures and the text encoding of both prompts, as the script does each
-    time; without, the UNet's part alone. Adapters in float32 under autocast, clipping, AdamW and the loss read every
-    step, as there.
+    time; without, the UNet's part alone. Adapters in bfloat16 as the base (the script casts them to float32 with
+    --mixed_precision=fp16 only), autocast, clipping, AdamW and the loss read every step, as there.
     """
     unet: UNet2DConditionModel = pipe.unet
     unet.requires_grad_(False).train()

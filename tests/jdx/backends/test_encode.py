@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -174,6 +175,33 @@ def test_any_memory_layout_is_saved(
     monkeypatch.setattr(Models, "moments", channels_last)
     got = encoded(tiny, EncodeJob(tiny.spec, CENTRE, {"00": pictures}), tmp_path / "b")
     assert (got["00"]["mean"] - wanted["00"]["mean"]).abs().max() < 1e-5
+
+
+def test_few_views_wait_for_the_device(
+    tiny: Models, pictures: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two batches of each of two styles, however many variants a picture has."""
+    made: list[int] = []
+    given: list[int] = []
+    waiting: list[int] = []
+    moments = Models.moments
+
+    def noted(picture: Image.Image) -> torch.Tensor:
+        made.append(1)
+        return to_pixels(picture)
+
+    def slowly(models: Models, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        time.sleep(0.05)  # for the threads, which would run further ahead if they might
+        given.append(len(pixels))
+        waiting.append(len(made) - sum(given))
+        return moments(models, pixels)
+
+    monkeypatch.setattr("jdx.backends.torch.encode.to_pixels", noted)
+    monkeypatch.setattr(Models, "moments", slowly)
+    job = EncodeJob(tiny.spec, CropSpec(64, variants=60), {"00": pictures[:1], "01": pictures[:1]})
+    encode(job, tiny, tmp_path, NullProgress(), lambda style, folder: None)
+    assert sum(given) == len(made) == 120
+    assert max(waiting) <= 2 * 2 * max(given)
 
 
 def test_all_faults_of_a_job_at_once(tiny: Models, tmp_path: Path) -> None:
