@@ -18,7 +18,7 @@ from data.faults import DataError, Fault, Findings
 from data.folders import list_folder, style_folders
 from data.names import file_name_fault, object_word, same_name
 from data.pictures import READ_FAILURES, load_picture, picture_fault, refuse_float
-from data.prompts import Prompt, read_prompts
+from data.prompts import LAYOUT, Prompt, read_prompts
 from data.selection import select_styles
 
 __all__ = [
@@ -144,7 +144,7 @@ def _prompts(style: Path, required: bool, findings: Findings) -> tuple[Prompt, .
         return read_prompts(path, findings)
     near = sorted(p.name for p in style.iterdir() if p.name.lower().startswith("prompt"))
     if required or near:
-        remedy = f"rename {near[0]} to prompt.json" if near else "write one, or do without prompts"
+        remedy = f"rename {near[0]} to prompt.json" if near else f"write {LAYOUT}"
         findings.fault(path, "is missing", remedy)
     return ()
 

@@ -34,8 +34,27 @@ def understood(arguments: Sequence[str]) -> list[str]:
     """
     settings = [word for word in arguments if "=" in word and not word.startswith("-")]
     flags = [word for word in arguments if "=" not in word or word.startswith("-")]
-    sweeps = bool({"-m", "--multirun"} & {*flags}) or any(word.startswith("hydra.mode=") for word in settings)
+    sweeps = _sweeps(arguments)
     return [*(_quoted(_placed(word), sweeps) for word in settings), *flags]
+
+
+def _sweeps(arguments: Sequence[str]) -> bool:
+    return bool({"-m", "--multirun"} & {*arguments}) or any(
+        word.startswith("hydra.mode=") for word in arguments
+    )
+
+
+def forgotten_flag(arguments: Sequence[str]) -> str | None:
+    """What to say where a search is described and `-m`, which begins one, is missing; None where nothing is."""
+    marks = ("sweep=", "hydra.sweeper.", "hydra/sweeper")
+    words = [word for word in arguments if word.startswith(marks) and word != "sweep=null"]
+    if (
+        not words
+        or _sweeps(arguments)
+        or {"--cfg", "-c", "--info", "-i", "--help", "--hydra-help"} & {*arguments}
+    ):
+        return None
+    return f"one trial: without -m nothing is searched ({', '.join(words)})"
 
 
 def _placed(word: str) -> str:
@@ -68,7 +87,7 @@ def check_overrides(arguments: Sequence[str]) -> None:
     line adds config folders of its own.
     """
     own_folders = any(word.startswith(("--config", "-c", "hydra.searchpath")) for word in arguments)
-    faults: list[Fault] = []
+    faults = _stray_faults(arguments)
     for argument in arguments:
         if argument.startswith("-") or "=" not in argument:
             continue
@@ -78,18 +97,50 @@ def check_overrides(arguments: Sequence[str]) -> None:
             example = "['a b','c']" if value.startswith("[") else _in_quotes(value)
             faults.append(Fault(key, value, f'cannot be read; put texts in quotes: "{key}={example}"'))
         elif not (override.is_add() or override.is_force_add() or override.is_delete() or override.package):
-            faults += _key_faults(override) or ([] if own_folders else _option_faults(override))
+            value = argument.partition("=")[2]
+            faults += _key_faults(override.key_or_group, value, own_folders) or (
+                [] if own_folders else _option_faults(override)
+            )
     if faults:
         raise ConfigError(faults, what="command line")
 
 
-def _key_faults(override: Override) -> list[Fault]:
-    key, names = override.key_or_group, set(leaves()) | _groups().keys() | _foreign()
-    if key in names or key.startswith("hydra"):
+def _stray_faults(arguments: Sequence[str]) -> list[Fault]:
+    """Words that are neither a flag, nor what follows one, nor KEY=VALUE."""
+    pairs = zip(arguments, ["", *arguments], strict=False)
+    strays = [word for word, before in pairs if "=" not in word and not before.startswith("-")]
+    return [Fault(word, "", _stray(word)) for word in strays if word and not word.startswith(("-", "~"))]
+
+
+def _stray(word: str) -> str:
+    if word in _names():
+        return f"has no value: {word}=VALUE"
+    meant = [f"{group}={word}" for group, options in _groups().items() if word in options]
+    hint = f"; did you mean {' or '.join(meant)}?" if meant else did_you_mean(word, _names())
+    return f"is no setting with its value: KEY=VALUE{hint}"
+
+
+def _key_faults(key: str, value: str, own_folders: bool) -> list[Fault]:
+    names = _names()
+    if key.startswith("hydra.sweeper.") and not own_folders:
+        key = ".".join(key.split(".")[:3])  # what is below, such as a sampler's settings, is its own
+        names = _sweeper()
+    elif key.startswith("hydra"):
         return []
-    return [
-        Fault(key, override.get_value_element_as_str(), f"no such setting{did_you_mean(key, sorted(names))}")
-    ]
+    return [] if key in names else [Fault(key, value, f"no such setting{did_you_mean(key, names)}")]
+
+
+@cache
+def _names() -> list[str]:
+    """Every setting and config group."""
+    return sorted(set(leaves()) | _groups().keys() | _foreign())
+
+
+@cache
+def _sweeper() -> list[str]:
+    """Settings of the sweeper, as its file names them."""
+    settings = yaml.safe_load((CONF / "hydra" / "sweeper" / "optuna.yaml").read_text(encoding="utf-8"))
+    return [f"hydra.sweeper.{name}" for name in ("sampler", "pruner", *settings) if name != "defaults"]
 
 
 @cache

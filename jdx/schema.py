@@ -27,6 +27,8 @@ Location = Annotated[
     str, Field(min_length=1), AfterValidator(os.path.expanduser)
 ]  # a path, or a name beside paths
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
+LISTED_DEVICE = r"^(cpu|cuda:\d+)$"
 
 
 @record
@@ -392,9 +394,9 @@ class Backend:
     """What computes, and on which device. Nothing here may change a result beyond rounding, except dtype."""
 
     name: Literal["torch", "jittor", "jdiffusion"]
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    device: Annotated[str, Field(pattern=DEVICE)] = "auto"
     # Several devices: each makes a share of the styles. auto = all GPUs that are visible, if device is auto
-    devices: Literal["auto"] | list[Annotated[str, Field(pattern=r"^(cpu|cuda:\d+)$")]] = "auto"
+    devices: Literal["auto"] | list[Annotated[str, Field(pattern=LISTED_DEVICE)]] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto = bfloat16 on a GPU, float32 on a CPU
     micro_batch: Annotated[int, Field(ge=0)] = 0  # training samples in one pass; 0 = by memory
     draw_batch: Annotated[int, Field(ge=0)] = 0  # pictures drawn in one pass; 0 = by memory

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jdx.errors import Fault
-from jdx.schema import leaves
+from jdx.schema import DEVICE, LISTED_DEVICE, leaves
 
 WORDS = {
     "int_type": "must be a whole number, written without point or exponent",
@@ -15,29 +16,58 @@ WORDS = {
     "bool_type": "must be true or false",
     "string_type": "must be a text; quote it if it looks like something else: KEY=\"'5'\"",
     "list_type": "must be a list in brackets, such as [a,b]",
+    "dict_type": "must be a mapping in braces, such as {a: b}",
     "string_too_short": "is empty: give a value, or null where the setting has no value by default",
 }
 """Pydantic's kinds of errors, said for people who write overrides."""
+PATTERNS = {
+    DEVICE: "must be auto, cpu, cuda, or one card such as cuda:1",
+    LISTED_DEVICE: "must be cpu, or a card such as cuda:0",
+}
+"""What the schema's patterns allow."""
+_MEMBER = re.compile(r"int|str|float|constrained-\w+|(literal|list|dict|function-\w+)\[.*\]")
+"""How pydantic names the members of a union, which are no part of a setting's name."""
 
 
-def fault_of(problem: Mapping[str, Any]) -> Fault:
+def told(problems: Iterable[Mapping[str, Any]]) -> list[Fault]:
+    """Pydantic's errors as one fault for each value.
+
+    A value that fits no member of a union is reported once per member: what is allowed is put together, and where
+    something inside the value is wrong, that is told alone.
+    """
+    allowed: dict[tuple[str, str], list[str]] = {}
+    for problem in problems:
+        fault = _fault(problem)
+        allowed.setdefault((fault.key, fault.value), []).append(fault.allowed)
+    return [
+        Fault(key, value, "; or ".join(dict.fromkeys(ways)))
+        for (key, value), ways in allowed.items()
+        if not any(other.startswith(f"{key}.") for other, _ in allowed)
+    ]
+
+
+def _fault(problem: Mapping[str, Any]) -> Fault:
     """One pydantic error in the house's words."""
     location = [str(part) for part in problem["loc"]]
-    key = ".".join(part for part in location if part not in {"int", "str", "float"})
+    key = ".".join(part for part in location if not _MEMBER.fullmatch(part))
     value = problem.get("input")
     if problem["type"] in {"unexpected_keyword_argument", "extra_forbidden", "unexpected_property"}:
         return Fault(key, repr(value), f"no such setting{did_you_mean(key)}")
     if problem["type"] in {"missing", "missing_argument", "missing_keyword_only_argument"}:
         return Fault(key, "", "missing: its config group should set it")
+    if problem["type"] == "string_type" and location[-1].isdigit():
+        return Fault(key, _short(value), "must be a text: quote it in the list, KEY=\"['5','6']\"")
     if problem["type"] in WORDS:
         return Fault(key, _short(value), WORDS[problem["type"]])
     text = problem["msg"].removeprefix("Input ").removeprefix("Value error, ")
-    return Fault(key, _short(value), text)
+    if problem["type"] == "string_pattern_mismatch":
+        text = PATTERNS[problem["ctx"]["pattern"]]
+    return Fault(key, _short(value), re.sub("^should ", "must ", text))
 
 
 def faults_of(problems: Iterable[Mapping[str, Any]], below: str) -> list[Fault]:
     """Pydantic's errors of a table that the setting `below` holds, each below that name."""
-    return [fault_of({**problem, "loc": (below, *problem["loc"])}) for problem in problems]
+    return told({**problem, "loc": (below, *problem["loc"])} for problem in problems)
 
 
 def _short(value: object) -> str:

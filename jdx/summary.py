@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from jdx.schema import TrialConfig
@@ -25,7 +26,7 @@ def show(result: TrialResult, config: TrialConfig) -> None:
     if result.final_score is not None:
         console.print(f"[bold]final score {result.final_score:.4f}[/bold]  {_label(config)}")
     for style, (step, reason) in result.failed.items():
-        console.print(f"[red]style {style} stopped at step {step}: {reason}[/red]")
+        console.print(f"style {style} stopped at step {step}: {reason}", style="red", markup=False)
     console.print(f"run folder  {_near(result.run_dir)}", soft_wrap=True)
     if result.report is not None:
         console.print(f"report      {_near(result.report)}", soft_wrap=True)
@@ -39,13 +40,13 @@ def show(result: TrialResult, config: TrialConfig) -> None:
 
 
 def _table(metrics: Mapping[str, Any], config: TrialConfig) -> Table:
-    table = Table(title=f"{config.method.name} on {config.data.name}, {config.model.name}")
+    table = Table(title=escape(f"{config.method.name} on {config.data.name}, {config.model.name}"))
     table.add_column("style")
     for metric in METRICS:
         table.add_column(HEADS[metric], justify="right")
     table.add_column("FID ↓", justify="right")
     for style, scores in sorted(metrics["styles"].items()):
-        table.add_row(style, *(_number(scores.get(metric)) for metric in METRICS), "")
+        table.add_row(escape(style), *(_number(scores.get(metric)) for metric in METRICS), "")
     table.add_section()
     table.add_row("all", *(_number(metrics.get(metric)) for metric in METRICS), _number(metrics.get("fid")))
     return table

@@ -21,7 +21,7 @@ from data.faults import DataError
 from jdx import ROOT
 from jdx.disk import is_told
 from jdx.errors import BackendError, ConfigError, Fault
-from jdx.overrides import check_overrides, understood
+from jdx.overrides import check_overrides, forgotten_flag, understood
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +106,9 @@ def main() -> None:
         check_overrides(sys.argv[1:])
     except ConfigError as error:
         _stop(f"{error}\n\nAll settings: python -m jdx.train --cfg job")
+    note = forgotten_flag(sys.argv[1:])
+    if note is not None:
+        print(note, file=sys.stderr)
     # With this, Hydra passes errors on instead of printing a traceback of its own and exiting.
     wants_all = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"

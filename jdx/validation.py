@@ -14,7 +14,7 @@ from jdx.errors import ConfigError, Fault
 from jdx.methods.schedule import PREFIX_SAFE
 from jdx.prompt_faults import prompt_faults
 from jdx.schema import REFERENCES, TrialConfig, plain
-from jdx.spelling import did_you_mean, fault_of
+from jdx.spelling import did_you_mean, told
 from jdx.window_faults import window_faults
 
 FOREIGN = ("launcher",)
@@ -36,10 +36,7 @@ def build(config: Mapping[str, Any]) -> TrialConfig:
         # As JSON, since pydantic's strict mode takes nested mappings for records only from there.
         trial = TypeAdapter(TrialConfig).validate_json(json.dumps(config))
     except ValidationError as error:
-        for problem in error.errors():
-            fault = fault_of(problem)
-            if fault.key not in asked:
-                faults.append(fault)
+        faults += [fault for fault in told(error.errors()) if fault.key not in asked]
         raise ConfigError(faults) from None
     faults += contradictions(trial)
     if faults:

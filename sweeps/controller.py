@@ -319,7 +319,8 @@ class Controller:
 
     def _failed(self, trial: Trial, job: Job, failure: Failure) -> None:
         """An attempt is over without a value: once more, or the trial has failed."""
-        self.view.happened("attempt failed", job.ticket.number, f"attempt {failure.attempt}: {failure}")
+        if trial.stopping or job.may_retry(self.rules.retries):  # else the trial's own line says it
+            self.view.happened("attempt failed", job.ticket.number, f"attempt {failure.attempt}: {failure}")
         if failure.kind == "disk_full":
             self._rest(str(failure))
         if trial.stopping:

@@ -103,9 +103,8 @@ def run(folder: Path, payload: Mapping[str, Any], channel: Channel) -> Mapping[s
             ended = _run_job(task, config)
             value = _plain(ended.return_value)
     except ConfigError as error:
-        return {
-            "failed": {"kind": "settings", "message": "; ".join(str(error).split("\n")[1:]) or str(error)}
-        }
+        faults = "; ".join(" ".join(str(fault).split()) for fault in error.faults)
+        return {"failed": {"kind": "settings", "message": faults or str(error)}}
     assert ended.hydra_cfg is not None
     run_dir = Path(ended.hydra_cfg.hydra.runtime.output_dir)
     # Asked to stop and without a score: it did. With a score it had come to its end before it heard.

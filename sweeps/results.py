@@ -171,7 +171,8 @@ def show(report: Report, folder: Path) -> None:
     )
     if failures:
         console.print(
-            "failed: " + ", ".join(f"{count} {kind}" for kind, count in failures.items()), markup=False
+            "why trials failed: " + ", ".join(f"{kind} ({count})" for kind, count in failures.items()),
+            markup=False,
         )
     if report.best_command:
         console.print(f"the best trial again:\n  {report.best_command}", markup=False, soft_wrap=True)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from evaluation.errors import EvaluationError
@@ -40,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; exit code 0, also where faults were found, 1 when pictures or judges fail, 2 for no run."""
     args = parser().parse_args(arguments)
     errors = Console(stderr=True)
+    from transformers.utils import logging as transformers_logging  # takes a second: not for --help
+
+    transformers_logging.disable_progress_bar()
     try:
         with errors.status("diagnosing") as status:
 
@@ -71,7 +75,7 @@ def show(found: Diagnosis, console: Console) -> None:
     """Print a summary, and each style's faults with the thresholds they rest on."""
     for note in found.notes:
         console.print(note, markup=False, soft_wrap=True)
-    summary = Table(title=f"{found.run}: pictures with a fault (judges: {found.judges})")
+    summary = Table(title=f"{escape(found.run)}: pictures with a fault (judges: {escape(found.judges)})")
     for head in ("style", "pictures", "faulty", *KINDS):
         summary.add_column(head, justify="left" if head == "style" else "right")
     for style in found.styles:
@@ -79,7 +83,9 @@ def show(found: Diagnosis, console: Console) -> None:
             len({f.prompt for f in style.findings if f.kind == kind and f.prompt is not None})
             for kind in KINDS
         ]
-        summary.add_row(style.id, *(str(n) if n else "·" for n in (style.pictures, style.faulty, *by_kind)))
+        summary.add_row(
+            escape(style.id), *(str(n) if n else "·" for n in (style.pictures, style.faulty, *by_kind))
+        )
     console.print(summary)
     for style in found.styles:
         _show_style(style, console)
@@ -92,11 +98,11 @@ def show(found: Diagnosis, console: Console) -> None:
 
 def _show_style(style: StyleDiagnosis, console: Console) -> None:
     if style.findings:
-        table = Table(title=f"style {style.id}", title_justify="left", show_lines=False)
+        table = Table(title=f"style {escape(style.id)}", title_justify="left", show_lines=False)
         for head in ("picture", "fault", "in words"):
             table.add_column(head, overflow="fold")
         for finding in style.findings:
-            table.add_row(finding.prompt or "all", finding.kind, finding.text)
+            table.add_row(escape(finding.prompt or "all"), finding.kind, escape(finding.text))
         console.print(table)
     for line in style.thresholds:
         console.print(f"  style {style.id}, {line}", markup=False, highlight=False, soft_wrap=True)

@@ -9,9 +9,12 @@ from pathlib import Path
 
 from jdx.report.page import write_report
 
+MADE = (".hydra", "metrics.json", "seeds.json", "trial.json")
+"""One of these is in every run folder; a page is not put where somebody else's may lie."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write report.html into each run folder and print its path; exit code 2 when a folder is not there."""
+    """Write report.html into each run folder and print its path; exit code 2 when a folder is no run's."""
     parser = argparse.ArgumentParser(
         prog="python -m jdx.report", description="Make report.html of run folders."
     )
@@ -19,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     code = 0
     for run in parser.parse_args(arguments).runs:
         try:
+            if run.is_dir() and not any((run / name).exists() for name in MADE):
+                raise FileNotFoundError(f"{run}: no trial made this folder: it has none of {', '.join(MADE)}")
             print(write_report(run))
         except OSError as error:
             print(error, file=sys.stderr)

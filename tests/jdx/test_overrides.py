@@ -4,7 +4,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from jdx.errors import ConfigError
-from jdx.overrides import TEXTS, check_overrides, understood
+from jdx.overrides import TEXTS, check_overrides, forgotten_flag, understood
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,10 @@ def test_unknown_options_and_unreadable_values_are_told_with_the_rest() -> None:
         ["method=mine", "--config-dir=/mine"],
         ["+method@other=x"],
         ["~debug"],
+        ["lora.rank=2", "--config-dir", "/mine"],
+        ["hydra.sweeper.n_trials=3", "hydra.sweeper.sampler.seed=1", "hydra/sweeper=optuna"],
+        ["hydra/sweeper=mine", "hydra.sweeper.own=1", "--config-dir=/mine"],
+        ["hydra.job.name=x"],
     ],
 )
 def test_what_is_right_or_only_hydra_can_know_passes(words: list[str]) -> None:
@@ -75,3 +79,29 @@ def test_settings_of_the_launcher_are_known_and_their_misspellings_told() -> Non
     check_overrides(["launcher=gpu_pool", "launcher.jobs_per_gpu=2"])
     with pytest.raises(ConfigError, match=r"did you mean launcher\.jobs_per_gpu"):
         check_overrides(["launcher.job_per_gpu=2"])
+
+
+def test_misspelt_keys_of_a_sweep_are_told_with_their_values() -> None:
+    faults = faults_of("lora.rnk=4,8", "hydra.sweeper.n_trails=3", "hydra.sweeper.samplr.seed=1", "-m")
+    assert set(faults) == {"lora.rnk=4,8", "hydra.sweeper.n_trails=3", "hydra.sweeper.samplr=1"}
+    assert "did you mean lora.rank?" in faults["lora.rnk=4,8"]
+    assert "hydra.sweeper.n_trials" in faults["hydra.sweeper.n_trails=3"]
+
+
+def test_words_without_a_value_are_told() -> None:
+    faults = faults_of("train.steps", "baseline", "-m")
+    assert faults == {
+        "train.steps=": "has no value: train.steps=VALUE",
+        "baseline=": "is no setting with its value: KEY=VALUE; did you mean experiment=baseline?",
+    }
+
+
+@pytest.mark.parametrize("word", ["sweep=lora", "hydra.sweeper.n_trials=3", "hydra/sweeper/pruner=wilcoxon"])
+def test_a_search_without_its_flag_is_said_to_be_one_trial(word: str) -> None:
+    said = forgotten_flag(["debug=tiny", word])
+    assert said == f"one trial: without -m nothing is searched ({word})"
+    assert forgotten_flag([word, "-m"]) is None
+    assert forgotten_flag([word, "--multirun"]) is None
+    assert forgotten_flag([word, "hydra.mode=MULTIRUN"]) is None
+    assert forgotten_flag([word, "--cfg", "job"]) is None
+    assert forgotten_flag(["debug=tiny", "sweep=null"]) is None

@@ -95,3 +95,7 @@ def test_a_part_of_a_set_is_refused_where_the_whole_is_asked_for(
     assert set_faults(whole, "A") == []
     (fault,) = set_faults(whole | {"15": ["x"]}, "A")
     assert fault.key == "15"
+
+
+def test_one_style_is_called_so() -> None:
+    assert remark({"00": ["Dog"]}).startswith("1 style: neither")

@@ -30,7 +30,7 @@ def test_config_can_be_shown(tmp_path: Path) -> None:
     ("words", "told"),
     [
         (("lora.rank=${nope}",), "Interpolation key 'nope' not found"),
-        (("lora.rank",), "missing EQUAL"),
+        (("lora.rank",), "has no value: lora.rank=VALUE"),
         (("data=challenge", "data.root=/nowhere"), "/nowhere: does not exist"),
         (("hydra.run.dir=file/x",), "Not a directory"),
         (("store.root=file/x",), "store.root = file/x"),

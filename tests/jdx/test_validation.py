@@ -64,7 +64,11 @@ def test_every_fault_is_reported_together() -> None:
         ("method.prior.fraction=1.0", "method.prior.fraction", "less than 1"),
         ("train.crop.rotation=181.0", "train.crop.rotation", "180"),
         ("train.min_snr_gamma=0.0", "train.min_snr_gamma", "greater than 0"),
-        ("backend.device=gpu", "backend.device", "pattern"),
+        ("backend.device=gpu", "backend.device", "'gpu': must be auto, cpu, cuda, or one card"),
+        ("backend.devices=[gpu]", "backend.devices.0", "must be cpu, or a card such as cuda:0"),
+        ("backend.devices=cuda", "backend.devices", "must be 'auto'; or must be a list in brackets"),
+        ("data.styles=[[1]]", "data.styles.0", "must be a text"),
+        ("method.prompts.styles=3", "method.prompts.styles", "must be a mapping in braces"),
         ("method.init.picture=nowhere.png", "method.init.picture", "average"),
         ("method.styleid.reference=first", "method.styleid.reference", "rotate"),
         ("method.tokens.vectors=65", "method.tokens.vectors", "less than or equal to 64"),
@@ -96,6 +100,12 @@ def test_every_fault_is_reported_together() -> None:
 def test_single_faults_say_what_to_do(override: str, key: str, words: str) -> None:
     faults = faults_of(override)
     assert words in faults[key]
+
+
+def test_a_value_that_fits_no_member_of_a_union_is_one_fault() -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(compose_plain("backend.devices=[gpu]", "method.styleid.reference=[1]"))
+    assert [fault.key for fault in caught.value.faults] == ["method.styleid.reference", "backend.devices.0"]
 
 
 def test_decaying_rate_cannot_have_snapshots() -> None:
@@ -164,7 +174,7 @@ def test_enhancer_that_could_do_nothing_is_refused() -> None:
 def test_command_line_lists_every_misspelt_setting() -> None:
     with pytest.raises(ConfigError) as caught:
         check_overrides(
-            ["lora.rnk=3", "samplr=ddim", "train.steps=5", "+x=1", "hydra.sweeper.n=1", "-m", "model=sd21"]
+            ["lora.rnk=3", "samplr=ddim", "train.steps=5", "+x=1", "hydra.job.n=1", "-m", "model=sd21"]
         )
     assert [fault.key for fault in caught.value.faults] == ["lora.rnk", "samplr"]
     assert "did you mean lora.rank?" in str(caught.value)

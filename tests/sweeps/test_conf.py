@@ -14,6 +14,8 @@ from omegaconf import OmegaConf
 import jdx.train  # registers the resolver that the configuration uses
 from jdx import ROOT
 from jdx.overrides import check_overrides
+from jdx.schema import leaves
+from sweeps.content import content_of
 from sweeps.plugin import DEFAULTS
 from sweeps.samplers import PRUNERS, SAMPLERS, make_pruner, make_sampler
 from sweeps.settings import Settings, build_settings
@@ -21,6 +23,7 @@ from sweeps.space import parse_space
 
 assert jdx.train
 CONF = ROOT / "conf"
+REST = {"directions": ["maximize"], "objectives": ["value"], "seeds": []}
 SWEEPS = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml"))
 
 
@@ -87,6 +90,33 @@ def test_other_applications_get_the_same_defaults() -> None:
     ours = plain_settings(sweeper())
     theirs = plain_settings(build_settings(DEFAULTS | {"direction": "maximize"}))
     assert {key for key in ours if ours[key] != theirs[key]} == {"sampler", "pruner", "not_content"}
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "backend.devices=[cpu]",
+        "backend.memory=3.0",
+        "train.checkpoint_every=7",
+        "train.log_every=3",
+        "quiet=true",
+    ],
+)
+def test_what_cannot_change_a_score_does_not_make_another_study(setting: str) -> None:
+    def digest(*overrides: str) -> str:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config: Any = OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=False)
+        return content_of(parse_space({}, ["lora.rank=4,8"]), config, sweeper().not_content, REST).digest
+
+    assert digest(setting) == digest()
+    assert digest("train.steps=7") != digest()
+
+
+def test_not_content_names_real_settings() -> None:
+    known = {*leaves(), "launcher"}
+    assert all(
+        any(key == name or key.startswith(f"{name}.") for key in known) for name in sweeper().not_content
+    )
 
 
 def plain_settings(settings: Settings) -> dict[str, Any]:

@@ -109,7 +109,8 @@ def _samples(job: TrainJob, group: Sequence[AdapterSpec]) -> int:
 
 def _tell(packs: Sequence[Pack]) -> None:
     sizes = [len(pack.adapters) for pack in packs]
-    log.info("training %s styles in packs of %s", sum(sizes), sizes)
+    styles = "1 style" if sum(sizes) == 1 else f"{sum(sizes)} styles"
+    log.info("training %s in packs of %s", styles, ", ".join(map(str, sizes)))
 
 
 def _spare(adapter: AdapterSpec, number: int) -> AdapterSpec:

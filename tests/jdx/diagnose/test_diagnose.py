@@ -10,16 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 from scipy import stats
 
 from data.mini.world import OBJECTS
 from evaluation import ScoreOptions, Scorer
 from jdx.diagnose import Diagnosis, diagnose
 from jdx.diagnose import layout as marks_of
-from jdx.diagnose.__main__ import main
+from jdx.diagnose.__main__ import main, show
 from jdx.diagnose.checks import check_style
 from jdx.diagnose.colours import Palette, mean_lab
 from jdx.diagnose.evidence import Evidence, judge
+from jdx.diagnose.findings import Finding, StyleDiagnosis
 from jdx.diagnose.run import Options
 from jdx.diagnose.spread import Spread, cosine_spread, fisher
 from tests.jdx.diagnose import drawn as world
@@ -212,3 +214,10 @@ def test_cut_off_corners_are_no_turned_frame() -> None:
         edge_distance = np.minimum(x, 127 - x) + np.minimum(y, 127 - y)
         bevelled[edge_distance < cut] = 240
         assert marks_of.marks(Image.fromarray(bevelled)).corners is None
+
+
+def test_brackets_in_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    finding = Finding("wrong object", "looks like [red]", {}, "[bold]x")
+    show(Diagnosis("run[b]", (StyleDiagnosis("s[i]", 1, (finding,)),), "mini", 0.005), Console(width=120))
+    out = capsys.readouterr().out
+    assert all(text in out for text in ("run[b]", "style s[i]", "[bold]x", "looks like [red]"))

@@ -107,6 +107,15 @@ def test_command_writes_the_pages_that_it_can(tmp_path: Path, capsys: pytest.Cap
     assert (run / "report.html").is_file()
 
 
+def test_command_leaves_folders_alone_that_no_trial_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "report.html").write_text("mine")
+    assert report_command([str(tmp_path)]) == 2
+    assert "no trial made this folder" in capsys.readouterr().err
+    assert (tmp_path / "report.html").read_text() == "mine"
+
+
 def test_faults_of_the_scorer_are_told_in_its_words(tmp_path: Path) -> None:
     text = write_report(make_run(tmp_path)).read_text()
     assert "<li>00/images/&lt;x&gt;.png was ignored</li>" in text
