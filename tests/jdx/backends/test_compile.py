@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from torch._dynamo.exc import TorchDynamoException, Unsupported
 from torch._dynamo.utils import counters
 
 from jdx.backends.base import LoraSpec, ModelSpec
 from jdx.backends.torch import compile
 from jdx.backends.torch.models import Models, load
+from tests.jdx.backends.small_models import of_two_blocks
 from tests.jdx.backends.train_jobs import (
     ATTENTION,
     THREE,
@@ -49,22 +49,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def models(tiny_sd: Path) -> Models:
-    """The tiny model around a UNet of two blocks, whose trace takes seconds."""
-    whole = load(ModelSpec(str(tiny_sd)), "cpu", torch.float64)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        unet = UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(32,),
-            down_block_types=("CrossAttnDownBlock2D",),
-            up_block_types=("CrossAttnUpBlock2D",),
-            mid_block_type=None,
-            layers_per_block=1,
-            attention_head_dim=4,
-            cross_attention_dim=whole.text_encoder.config.hidden_size,
-            use_linear_projection=True,
-        )
-    return replace(whole, unet=unet.double().requires_grad_(False).eval())
+    return of_two_blocks(load(ModelSpec(str(tiny_sd)), "cpu", torch.float64))
 
 
 @pytest.fixture(scope="module")
