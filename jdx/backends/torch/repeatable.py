@@ -21,7 +21,10 @@ WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 def prepare() -> None:
-    """Fix cuBLAS's workspace, which it reads when it starts; of the size that PyTorch takes anyway."""
+    """Fix cuBLAS's workspace, whose size is read at the first product of a process.
+
+    Hopper's usual size; older cards' is smaller, and kernels may be chosen by it.
+    """
     os.environ.setdefault(WORKSPACE, ":4096:8")
 
 
