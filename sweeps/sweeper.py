@@ -265,7 +265,6 @@ def _alone(folder: Path) -> Iterator[None]:
 def _sweep(setting: Setting) -> Report:
     settings, folder = setting.settings, setting.folder
     _check_folder(setting)
-    _write_head(setting)
     patience = Patience(settings.storage_patience)
     storage = open_storage(settings.storage, folder, patience, settings.storage_engine)
     study = open_study(
@@ -277,6 +276,7 @@ def _sweep(setting: Setting) -> Report:
         pruner=make_pruner(settings.pruner),
         where=str(folder),
     )
+    _write_head(setting)  # not before: a command that the study refuses changes nothing here
     shared = settings.storage is not None and not settings.storage.startswith("sqlite")
     ledger = Ledger(
         study, storage, setting.space, n_trials=setting.n_trials, owner=owner_name(folder), shared=shared
@@ -348,18 +348,20 @@ def _write_page(ledger: Ledger, folder: Path) -> None:
 
 def _command(setting: Setting) -> Any:
     """(params, seed) -> the command that runs this point alone."""
-    task = setting.task
-    program = (
-        f"python -m {task['module']}"
-        if task["module"] != "__main__"
-        else f"python {shlex.quote(task['file'])}"
-    )
+    program = _program(setting.task)
 
     def command(params: Mapping[str, Value]) -> str:
         seed = setting.settings.seeds[0] if setting.settings.seeds else None
         return f"{program} {shlex.join(setting.overrides(params, seed))}"
 
     return command
+
+
+def _program(task: Mapping[str, str]) -> str:
+    """How the application is started."""
+    if task["module"] != "__main__":
+        return f"python -m {task['module']}"
+    return f"python {shlex.quote(task['file'])}"
 
 
 def _check_folder(setting: Setting) -> None:
@@ -379,7 +381,7 @@ def _write_head(setting: Setting) -> None:
         "study": setting.name,
         "storage": setting.settings.storage or "study.db",
         "n_trials": setting.n_trials,
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": f"{_program(setting.task)} {shlex.join(sys.argv[1:])}",
         "content": setting.content.plain(),
     }
     write_atomic(setting.folder / "sweep.json", json.dumps(head, indent=1, ensure_ascii=False) + "\n")

@@ -216,7 +216,11 @@ def test_failures_never_end_a_sweep_and_all_failed_still_reports(app: App) -> No
 
 def test_another_search_on_the_same_study_is_refused(app: App) -> None:
     app.run("-m", "x=1,2", "hydra.sweeper.study_name=mine")
+    head = app.folder / "multirun" / "mine" / "sweep.json"
+    there = head.read_bytes()
+    assert json.loads(there)["command"].startswith("python ")
     code, out = app.run("-m", "x=1,2,5", "side=2", "hydra.sweeper.study_name=mine")
+    assert head.read_bytes() == there
     assert code != 0
     assert "x = choice(1,2,5)\n      the study was begun with choice(1,2)" in out
     assert "side = 2\n      the study was begun with 0" in out
