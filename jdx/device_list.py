@@ -28,7 +28,8 @@ def device_of(config: TrialConfig) -> str:
 
 def device_faults(config: TrialConfig) -> list[Fault]:
     """Devices of the list that are not on this machine; one named alone is the backend's to refuse."""
-    listed = [] if config.backend.devices == "auto" else devices_of(config)
+    settings = config.backend
+    listed = devices_of(config) if settings.name == "torch" and settings.devices != "auto" else []
     cards = [name for name in dict.fromkeys(listed) if name.startswith("cuda:")]
     if not cards:
         return []

@@ -13,7 +13,7 @@ from jdx.backends import make_backend, settings_of
 from jdx.backends.base import ModelSpec
 from jdx.backends.jittor.backend import JittorBackend
 from jdx.backends.jittor.limits import JDIFFUSION_LIMITS, LIMITS
-from jdx.device_list import devices_of
+from jdx.device_list import device_faults, devices_of
 from jdx.errors import ConfigError
 from jdx.schema import leaves
 from tests.configs import compose_plain
@@ -87,6 +87,13 @@ def test_a_trials_settings_reach_the_backend(tmp_path: Path) -> None:
     assert backend.describe()["dtype"] == "float32"
     assert backend.identity() == {"backend": "jittor", "dtype": "float32", "jittor": "1.3.11.0"}
     assert not list(tmp_path.iterdir())  # nothing is made by asking
+
+
+def test_a_card_of_jittor_is_not_looked_for_among_pytorchs() -> None:
+    """PyTorch may be without CUDA beside a Jittor that has it; the backend itself says which cards there are."""
+    assert device_faults(validation.build(compose_plain("backend=jittor", "backend.device=cuda:77"))) == []
+    listed = validation.build(compose_plain("backend.devices=[cuda:77]"))
+    assert [fault.key for fault in device_faults(listed)] == ["backend.devices"]
 
 
 def test_relative_places_are_the_commands(tmp_path: Path) -> None:
