@@ -160,7 +160,8 @@ def show(report: Report, folder: Path) -> None:
         f"\nstudy {report.study}: {head}", style="bold", markup=False, highlight=False, soft_wrap=True
     )
     trials, below = best_first(report, console.width)
-    console.print(trials)
+    if trials.row_count:
+        console.print(trials)
     for line in below:
         console.print(line, style="dim", markup=False, highlight=False)
     for name, parts in report.importance.items():

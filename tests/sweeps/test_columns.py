@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -14,7 +15,7 @@ from rich.console import Console
 from jdx import ROOT
 from launcher.base import Slot
 from sweeps.columns import fitting, heading, short_names, short_value
-from sweeps.results import Report, Row, best_first
+from sweeps.results import Report, Row, best_first, show
 from sweeps.space import parse_space
 from sweeps.view import Progress, Running, table
 
@@ -120,3 +121,12 @@ def test_what_there_is_no_room_for_is_named() -> None:
     heads, cells = ["trial", "a", "b.\nc", "time"], [["1", "x" * 30, "y" * 30, "z" * 30]]
     assert fitting(heads, cells, 80, ["time", "b.\nc", "a"]) == ([0, 1, 2], ["time"])
     assert fitting(heads, cells, 50, ["time", "b.\nc", "a"]) == ([0, 1], ["time", "b.c"])
+
+
+def test_a_sweep_without_a_finished_trial_shows_no_empty_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show(Report("study", 0, 0, 0, [], None, {}, []), tmp_path)
+    out = capsys.readouterr().out
+    assert "study study: 0 finished" in out
+    assert "value" not in out
