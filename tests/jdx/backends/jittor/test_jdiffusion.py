@@ -229,7 +229,13 @@ def test_every_step_of_a_drawing_is_a_word(backend: JDiffusionBackend, tmp_path:
     order = GenerateJob(MINI, SamplerSpec("ddim", 4, 2.0), 64, (StyleDrawJob("00", None, pictures),))
     heard = Listening()
     backend.generate(order, tmp_path, heard, lambda style, folder: None)
-    assert heard.told == [0, 0, 0, 0, 1]
+    assert heard.told[-5:] == [
+        0,
+        0,
+        0,
+        0,
+        1,
+    ]  # before them, where no test has loaded the model: that it loads
 
 
 @pytest.mark.parametrize("part", ["dora", "vae_enhancer.safetensors", "learned_embeds.safetensors"])
