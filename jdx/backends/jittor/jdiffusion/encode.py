@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from functools import lru_cache, partial
 from pathlib import Path
 
 import jittor as jt
 import numpy as np
-import safetensors.numpy
 
 from jdx.backends.base import EncodeJob
 from jdx.backends.jittor.jdiffusion.networks import Floats, JdModels, load
+from jdx.backends.jittor.worker.jobs.moment_files import write_styles
 from jdx.backends.jittor.worker.jobs.pictures import to_pixels
 from jdx.backends.jittor.worker.tell import Tell
-from jdx.backends.samples import MOMENTS
-from jdx.backends.views import HEADER, crop_faults, record, record_of, resized, view
-from jdx.errors import ConfigError
-from jdx.files import write_bytes
+from jdx.backends.views import resized, view
 
 
 def run(job: EncodeJob, out: Path, tell: Tell) -> None:
@@ -26,18 +22,7 @@ def run(job: EncodeJob, out: Path, tell: Tell) -> None:
     Raises: ConfigError with every fault of the job.
     """
     models = load(job.model, tell)
-    if faults := crop_faults(job, models.vae_factor):
-        raise ConfigError(faults, what="encoding job")
-    tell.progress("encoding", sum(len(pictures) for pictures in job.pictures.values()) * job.crop.variants)
-    for style, pictures in job.pictures.items():
-        file, about = out / style / MOMENTS, record(job, pictures)
-        if record_of(file) == about:
-            tell.advance(len(pictures) * job.crop.variants)
-        else:
-            moments = _moments(models, style, job, tell)
-            header = {HEADER: json.dumps(about, sort_keys=True)}
-            write_bytes(file, safetensors.numpy.save(moments, metadata=header))
-        tell.style(style, file.parent)
+    write_styles(job, out, tell, models.vae_factor, lambda style: _moments(models, style, job, tell))
 
 
 def _moments(models: JdModels, style: str, job: EncodeJob, tell: Tell) -> dict[str, Floats]:

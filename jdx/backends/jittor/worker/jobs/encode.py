@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -10,17 +9,14 @@ from typing import Any
 
 import jittor as jt
 import numpy as np
-import safetensors.numpy
 
 from jdx.backends.base import CropSpec, EncodeJob
+from jdx.backends.jittor.worker.jobs.moment_files import write_styles
 from jdx.backends.jittor.worker.jobs.pictures import Floats, to_pixels
 from jdx.backends.jittor.worker.jobs.sizes import in_batches, pictures_at_once
 from jdx.backends.jittor.worker.nets.models import Models, load
 from jdx.backends.jittor.worker.tell import Tell
-from jdx.backends.samples import MOMENTS
-from jdx.backends.views import HEADER, crop_faults, record, record_of, resized, view
-from jdx.errors import ConfigError
-from jdx.files import write_bytes
+from jdx.backends.views import resized, view
 
 GIB_AT_512 = 3.0
 """Working memory of the VAE's encoder for one picture of 512 px in float32."""
@@ -32,18 +28,11 @@ def run(job: EncodeJob, out: Path, tell: Tell) -> None:
     Raises: ConfigError with every fault of the job, data.faults.DataError for a picture that cannot be read.
     """
     models = load(job.model, tell.dtype)
-    if faults := crop_faults(job, models.vae_factor):
-        raise ConfigError(faults, what="encoding job")
-    tell.progress("encoding", sum(len(pictures) for pictures in job.pictures.values()) * job.crop.variants)
-    for style, pictures in job.pictures.items():
-        file, about = out / style / MOMENTS, record(job, pictures)
-        if record_of(file) == about:
-            tell.advance(len(pictures) * job.crop.variants)
-        else:
-            moments = style_moments(models, style, [Path(p) for p in pictures], job.crop, tell)
-            header = {HEADER: json.dumps(about, sort_keys=True)}
-            write_bytes(file, safetensors.numpy.save(moments, metadata=header))
-        tell.style(style, file.parent)
+
+    def moments(style: str) -> dict[str, Floats]:
+        return style_moments(models, style, [Path(p) for p in job.pictures[style]], job.crop, tell)
+
+    write_styles(job, out, tell, models.vae_factor, moments)
 
 
 def style_moments(
