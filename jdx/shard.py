@@ -14,12 +14,12 @@ from typing import Any
 from jdx import trial, validation
 from jdx.disk import told
 from jdx.progress import Progress
-from jdx.tracking.base import RunInfo, Tracker
+from jdx.tracking.base import NoTracker
 
 log = logging.getLogger(__name__)
 
 
-class _Losses(Tracker):
+class _Losses(NoTracker):
     """Keeps the losses for the tracker of the trial."""
 
     def __init__(self) -> None:
@@ -27,18 +27,6 @@ class _Losses(Tracker):
 
     def log_losses(self, step: int, losses: Mapping[str, float]) -> None:
         self.rows.append((step, dict(losses)))
-
-    def start(self, run: RunInfo) -> None:
-        return
-
-    def log_style(self, style: str, metrics: Mapping[str, float]) -> None:
-        return
-
-    def finish(self, *, metrics: Mapping[str, object], run_dir: Path, status: str) -> None:
-        return
-
-    def close(self) -> None:
-        return
 
 
 def main() -> None:

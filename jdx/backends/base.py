@@ -374,7 +374,6 @@ class Backend(ABC):
     def check(self, model: ModelSpec) -> list[str]:
         """Faults of the model and device that can be seen without loading weights; empty when all is well."""
 
-    @abstractmethod
     def name_faults(
         self,
         model: ModelSpec,
@@ -384,13 +383,16 @@ class Backend(ABC):
     ) -> list[Fault]:
         """LoRA targets ({"unet" | "text_encoder": names}) and self-attentions that the model lacks.
 
-        layers: {"styleid" | "blend.c2f" | "blend.f2c": names}. Keys of the faults: the same with `.targets` or
-        `.layers`. tokens: words to be learnt; keys `tokens.token` for names that the tokenizer has already,
-        `tokens.init` for words that it cannot spell, `tokens.vectors` for words that no prompt has room for. No
-        weights are loaded, but a hub id may be downloaded. Raises BackendError when the model cannot be had.
+        Names are diffusers' in every framework. layers: {"styleid" | "blend.c2f" | "blend.f2c": names}. Keys of the
+        faults: the same with `.targets` or `.layers`. tokens: words to be learnt; keys `tokens.token` for names that
+        the tokenizer has already, `tokens.init` for words that it cannot spell, `tokens.vectors` for words that no
+        prompt has room for. No weights are loaded, but a hub id may be downloaded. Raises BackendError when the model
+        cannot be had.
         """
+        from jdx.backends.torch.skeleton import name_faults
 
-    @abstractmethod
+        return name_faults(model, targets, layers, tokens)
+
     def say_long_prompts(
         self, model: ModelSpec, prompts: Sequence[str], tokens: Sequence[TokensSpec] = ()
     ) -> None:
@@ -398,6 +400,9 @@ class Backend(ABC):
 
         tokens: learnt words that the prompts may say. Raises BackendError when the model cannot be had.
         """
+        from jdx.backends.torch.skeleton import say_long_prompts
+
+        say_long_prompts(model, prompts, tokens)
 
     @abstractmethod
     def encode(self, job: EncodeJob, out: Path, progress: Progress, on_style: OnStyle) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +17,6 @@ from jdx.backends.base import (
     OnSnapshot,
     OnStyle,
     StyliseJob,
-    TokensSpec,
     TrainJob,
     TrainOutcome,
 )
@@ -103,26 +101,6 @@ class JittorBackend(Backend):
         return [
             f"{fault.key} = {fault.value}: {fault.allowed}" for fault in config_faults(read_config(folder))
         ]
-
-    def name_faults(
-        self,
-        model: ModelSpec,
-        targets: Mapping[str, Sequence[str]],
-        layers: Mapping[str, Sequence[str]],
-        tokens: Sequence[TokensSpec] = (),
-    ) -> list[Fault]:
-        """Targets and layers that the model lacks: names are the same in both frameworks."""
-        from jdx.backends.torch.skeleton import name_faults
-
-        return name_faults(model, targets, layers, tokens)
-
-    def say_long_prompts(
-        self, model: ModelSpec, prompts: Sequence[str], tokens: Sequence[TokensSpec] = ()
-    ) -> None:
-        """Warn of prompts that would be cut, see `torch.skeleton.say_long_prompts`."""
-        from jdx.backends.torch.skeleton import say_long_prompts
-
-        say_long_prompts(model, prompts, tokens)
 
     def encode(self, job: EncodeJob, out: Path, progress: Progress, on_style: OnStyle) -> None:
         """VAE moments of the training views."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -20,7 +19,6 @@ from jdx.backends.base import (
     OnSnapshot,
     OnStyle,
     StyliseJob,
-    TokensSpec,
     TrainJob,
     TrainOutcome,
 )
@@ -31,7 +29,6 @@ from jdx.backends.torch.encode import encode
 from jdx.backends.torch.generate import generate
 from jdx.backends.torch.hub import spec_faults
 from jdx.backends.torch.models import Models, load
-from jdx.errors import Fault
 from jdx.progress import Progress
 
 LIBRARIES = ("torch", "diffusers", "transformers", "safetensors")
@@ -82,26 +79,6 @@ class TorchBackend(Backend):
     def check(self, model: ModelSpec) -> list[str]:
         """Faults of the model, read from names and small configs."""
         return spec_faults(model)
-
-    def name_faults(
-        self,
-        model: ModelSpec,
-        targets: Mapping[str, Sequence[str]],
-        layers: Mapping[str, Sequence[str]],
-        tokens: Sequence[TokensSpec] = (),
-    ) -> list[Fault]:
-        """Targets and layers that the model lacks, see `skeleton.name_faults`."""
-        from jdx.backends.torch.skeleton import name_faults
-
-        return name_faults(model, targets, layers, tokens)
-
-    def say_long_prompts(
-        self, model: ModelSpec, prompts: Sequence[str], tokens: Sequence[TokensSpec] = ()
-    ) -> None:
-        """Warn of prompts that would be cut, see `skeleton.say_long_prompts`."""
-        from jdx.backends.torch.skeleton import say_long_prompts
-
-        say_long_prompts(model, prompts, tokens)
 
     def models(self, spec: ModelSpec) -> Models:
         """The loaded model, from the process's cache."""
