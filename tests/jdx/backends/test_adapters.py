@@ -25,12 +25,6 @@ from jdx.errors import ConfigError
 from tests.jdx.backends.adapters_for import TEXT_TARGETS, UNET_TARGETS, random_adapter, random_pairs
 
 
-@pytest.fixture(scope="module")
-def models(tiny_sd: Path) -> Models:
-    """In float64, so that a wrong scale cannot hide in rounding."""
-    return load(ModelSpec(str(tiny_sd)), "cpu", torch.float64)
-
-
 @pytest.fixture
 def pipeline(tiny_sd: Path) -> StableDiffusionPipeline:
     return StableDiffusionPipeline.from_pretrained(tiny_sd, torch_dtype=torch.float64)

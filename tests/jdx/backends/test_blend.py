@@ -19,7 +19,6 @@ from jdx.backends.base import (
     BlendSpec,
     GenerateJob,
     InitSpec,
-    ModelSpec,
     PictureSpec,
     SamplerSpec,
     StyleDrawJob,
@@ -32,7 +31,7 @@ from jdx.backends.torch.develop import Developer
 from jdx.backends.torch.generate import Drawer, Prepared, generate
 from jdx.backends.torch.inference import Denoiser
 from jdx.backends.torch.merge import merge
-from jdx.backends.torch.models import Models, load
+from jdx.backends.torch.models import Models
 from jdx.backends.torch.pictures import PictureWriter
 from jdx.backends.torch.sampling import from_noise, start_run
 from jdx.errors import ConfigError
@@ -52,16 +51,6 @@ PATHS = [
     for i in range(count)
 ]  # fmt: skip
 """0 to 15 in the authors' program."""
-
-
-@pytest.fixture(scope="module")
-def models(tiny_sd: Path) -> Models:
-    return load(ModelSpec(str(tiny_sd)), "cpu", torch.float64)
-
-
-@pytest.fixture(scope="module")
-def models_eps(tiny_sd_eps: Path) -> Models:
-    return load(ModelSpec(str(tiny_sd_eps)), "cpu", torch.float64)
 
 
 @pytest.fixture(scope="module")

@@ -52,11 +52,6 @@ def models(tiny_sd: Path) -> Models:
     return of_two_blocks(load(ModelSpec(str(tiny_sd)), "cpu", torch.float64))
 
 
-@pytest.fixture(scope="module")
-def moments(tmp_path_factory: pytest.TempPathFactory) -> Moments:
-    return Moments(tmp_path_factory.mktemp("moments"))
-
-
 def work(seconds: float, shape: str = "one") -> compile.Work:
     return compile.Work("train", seconds, shape)
 

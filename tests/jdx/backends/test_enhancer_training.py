@@ -39,16 +39,6 @@ from tests.jdx.backends.train_jobs import (
 from tests.jdx.plain_enhancer import Published
 
 
-@pytest.fixture(scope="module")
-def models(tiny_sd: Path) -> Models:
-    return load(ModelSpec(str(tiny_sd)), "cpu", torch.float64)
-
-
-@pytest.fixture(scope="module")
-def moments(tmp_path_factory: pytest.TempPathFactory) -> Moments:
-    return Moments(tmp_path_factory.mktemp("moments"))
-
-
 class Enhanced(Reference):
     """With an ordinary module whose output joins the text states of the instance samples."""
 

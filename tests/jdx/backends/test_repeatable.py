@@ -40,11 +40,6 @@ def models(tiny_sd: Path) -> Models:
     return load(ModelSpec(str(tiny_sd)), "cpu", torch.float32)
 
 
-@pytest.fixture(scope="module")
-def moments(tmp_path_factory: pytest.TempPathFactory) -> Moments:
-    return Moments(tmp_path_factory.mktemp("moments"))
-
-
 KINDS: dict[str, Callable[[AdapterSpec], AdapterSpec]] = {
     "prior and text": lambda adapter: with_text(with_prior(adapter)),
     "word": lambda adapter: with_word(adapter, 2),

@@ -37,16 +37,6 @@ SPEC = StyleIdSpec(layers=LAYERS, gamma=0.6, temperature=1.5, steps=4)
 RESOLUTION = 64
 
 
-@pytest.fixture(scope="module")
-def models(tiny_sd: Path) -> Models:
-    return load(ModelSpec(str(tiny_sd)), "cpu", torch.float64)
-
-
-@pytest.fixture(scope="module")
-def models_eps(tiny_sd_eps: Path) -> Models:
-    return load(ModelSpec(str(tiny_sd_eps)), "cpu", torch.float64)
-
-
 @pytest.fixture(autouse=True)
 def _forget() -> Iterator[None]:
     yield

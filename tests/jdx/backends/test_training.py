@@ -41,16 +41,6 @@ from tests.jdx.backends.train_jobs import (
 )
 
 
-@pytest.fixture(scope="module")
-def models(tiny_sd: Path) -> Models:
-    return load(ModelSpec(str(tiny_sd)), "cpu", torch.float64)
-
-
-@pytest.fixture(scope="module")
-def moments(tmp_path_factory: pytest.TempPathFactory) -> Moments:
-    return Moments(tmp_path_factory.mktemp("moments"))
-
-
 @pytest.fixture(autouse=True)
 def networks_are_put_back(models: Models) -> Iterator[None]:
     yield

@@ -10,29 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from jdx.backends import stops
-from jdx.backends.base import ModelSpec
 from jdx.backends.torch import snapshots
 from jdx.backends.torch.adapters import Adapter
-from jdx.backends.torch.models import Models, load
+from jdx.backends.torch.models import Models
 from jdx.backends.torch.snapshots import AdapterState
 from jdx.backends.torch.writer import Writer, writing
 from tests.jdx.backends.train_jobs import THREE, Moments, make_job, run, with_word
 
 FILES = ("pytorch_lora_weights.safetensors", "state.safetensors", "losses.csv")
 PATIENCE = 60.0  # seconds after which a test gives up
-
-
-@pytest.fixture(scope="module")
-def models(tiny_sd: Path) -> Models:
-    return load(ModelSpec(str(tiny_sd)), "cpu", torch.float64)
-
-
-@pytest.fixture(scope="module")
-def moments(tmp_path_factory: pytest.TempPathFactory) -> Moments:
-    return Moments(tmp_path_factory.mktemp("moments"))
 
 
 @pytest.fixture(autouse=True)

@@ -107,36 +107,42 @@ def make_job(moments: Moments, models: Models, *adapters: AdapterSpec, **setting
 
 @dataclass
 class Result:
-    """What one call of `train` produced."""
+    """What one call of a backend's `train` hands over."""
 
-    outcome: TrainOutcome
+    outcome: TrainOutcome = field(default_factory=lambda: TrainOutcome({}, 0.0))
     folders: dict[tuple[str, int], Path] = field(default_factory=dict)
     losses: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
 
+    def add_snapshot(self, style: str, step: int, folder: Path) -> None:
+        self.folders[style, step] = folder
+
+    def add_losses(self, step: int, means: Mapping[str, float]) -> None:
+        for style, mean in means.items():
+            self.losses.setdefault(style, []).append((step, mean))
+
     def tensors(self, style: str, step: int = 4) -> dict[str, Tensor]:
-        with safe_open(self.folders[style, step] / "state.safetensors", "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        return _read(self.folders[style, step] / "state.safetensors")
 
     def weights(self, style: str, step: int = 4) -> dict[str, Tensor]:
-        with safe_open(self.folders[style, step] / "pytorch_lora_weights.safetensors", "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        return _read(self.folders[style, step] / "pytorch_lora_weights.safetensors")
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    with safe_open(file, "pt") as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
 
 
 def run(
     job: TrainJob, models: Models, out: Path, on_snapshot: Callable[[str, int, Path], None] | None = None
 ) -> Result:
-    result = Result(TrainOutcome({}, 0.0))
+    result = Result()
 
     def snapshot(style: str, step: int, folder: Path) -> None:
-        result.folders[style, step] = folder
+        result.add_snapshot(style, step, folder)
         if on_snapshot is not None:
             on_snapshot(style, step, folder)
 
-    def losses(step: int, means: Mapping[str, float]) -> None:
-        for style, mean in means.items():
-            result.losses.setdefault(style, []).append((step, mean))
-
-    result.outcome = train(job, models, out, NullProgress(), snapshot, losses)
+    result.outcome = train(job, models, out, NullProgress(), snapshot, result.add_losses)
     return result
 
 

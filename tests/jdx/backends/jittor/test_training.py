@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from jdx.backends.base import (
     ScheduleSpec,
     StyleDrawJob,
     TrainJob,
-    TrainOutcome,
 )
 from jdx.backends.jittor.backend import JittorBackend
 from jdx.backends.torch.backend import TorchBackend
@@ -33,6 +31,7 @@ from tests.jdx.backends.jittor.test_jobs import psnr
 from tests.jdx.backends.train_jobs import (
     THREE,
     Moments,
+    Result,
     make_job,
     with_enhancer,
     with_prior,
@@ -55,39 +54,18 @@ def models(tiny_sd: Path) -> Models:
     return load(ModelSpec(str(tiny_sd)), "cpu", torch.float32)
 
 
-@pytest.fixture(scope="module")
-def moments(tmp_path_factory: pytest.TempPathFactory) -> Moments:
-    return Moments(tmp_path_factory.mktemp("moments"))
-
-
-@dataclass
-class Result:
-    """What one call of `train` produced."""
-
-    outcome: TrainOutcome
-    folders: dict[tuple[str, int], Path] = field(default_factory=dict)
-    losses: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-
-    def state(self, style: str, step: int) -> Vectors:
-        return tensors(self.folders[style, step] / "state.safetensors")
-
-
 def tensors(file: Path) -> Vectors:
     with safe_open(file, "np") as opened:
         return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
 
 
+def state(result: Result, style: str, step: int) -> Vectors:
+    return tensors(result.folders[style, step] / "state.safetensors")
+
+
 def train(backend: Backend, job: TrainJob, out: Path) -> Result:
-    result = Result(TrainOutcome({}, 0.0))
-
-    def snapshot(style: str, step: int, folder: Path) -> None:
-        result.folders[style, step] = folder
-
-    def losses(step: int, means: Mapping[str, float]) -> None:
-        for style, mean in means.items():
-            result.losses.setdefault(style, []).append((step, mean))
-
-    result.outcome = backend.train(job, out / backend.name, NullProgress(), snapshot, losses)
+    result, out = Result(), out / backend.name
+    result.outcome = backend.train(job, out, NullProgress(), result.add_snapshot, result.add_losses)
     return result
 
 
@@ -118,7 +96,7 @@ def test_one_step_has_the_same_gradients_and_losses(
     ours, theirs = (train(backend, job, tmp_path) for backend in (jittor_backend, torch_backend))
     for adapter in MIXED:
         # After one step m is a tenth of the clipped gradient and v a thousandth of its square.
-        a, b = (one.state(adapter.style, 1) for one in (ours, theirs))
+        a, b = (state(one, adapter.style, 1) for one in (ours, theirs))
         assert gap(a, b, "m", "v") < 1e-4
         assert np.abs(b["unet.m"]).max() > 1e-6
         assert ours.losses[adapter.style][0][1] == pytest.approx(theirs.losses[adapter.style][0][1], rel=1e-5)
@@ -213,7 +191,7 @@ def test_a_snapshot_of_either_backend_goes_on_in_jittor(
         jittor_backend, replace(whole, snapshots=(7,), resume=resume, start_step=3), tmp_path / "rest"
     )
     for a in MIXED:
-        assert gap(rest.state(a.style, 7), straight.state(a.style, 7), "param", "ema", "m") < 1e-4
+        assert gap(state(rest, a.style, 7), state(straight, a.style, 7), "param", "ema", "m") < 1e-4
         theirs, ours = straight.folders[a.style, 7], rest.folders[a.style, 7]
         rows = [(folder / "losses.csv").read_text().splitlines() for folder in (theirs, ours)]
         assert len(rows[0]) == len(rows[1])
@@ -239,7 +217,7 @@ def test_an_adapter_that_leaves_the_finite_numbers_dies_alone(
     assert "left the finite numbers" in reason
     assert list(together.folders) == [(THREE[0].style, 6)]
     style = THREE[0].style
-    assert gap(together.state(style, 6), single.state(style, 6), "param") < 1e-5
+    assert gap(state(together, style, 6), state(single, style, 6), "param") < 1e-5
 
 
 def test_an_adapter_of_either_backend_draws_the_same_picture_in_both(
