@@ -16,6 +16,7 @@ WORDS = {
     "bool_type": "must be true or false",
     "string_type": "must be a text; quote it if it looks like something else: KEY=\"'5'\"",
     "list_type": "must be a list in brackets, such as [a,b]",
+    "tuple_type": "must be a list in brackets, such as [a,b]",
     "dict_type": "must be a mapping in braces, such as {a: b}",
     "string_too_short": "is empty: give a value, or null where the setting has no value by default",
 }
@@ -25,19 +26,23 @@ PATTERNS = {
     LISTED_DEVICE: "must be cpu, or a card such as cuda:0",
 }
 """What the schema's patterns allow."""
-_MEMBER = re.compile(r"int|str|float|constrained-\w+|(literal|list|dict|function-\w+)\[.*\]")
-"""How pydantic names the members of a union, which are no part of a setting's name."""
+_MEMBER = re.compile(r"int|str|float|bool|constrained-\w+|(literal|list|dict|function-\w+)\[.*\]|\[key\]")
+"""How pydantic names the members of a union, and the keys of a mapping, which are no part of a setting's name."""
 
 
-def told(problems: Iterable[Mapping[str, Any]]) -> list[Fault]:
+def told(
+    problems: Iterable[Mapping[str, Any]], below: str = "", valid: Iterable[str] | None = None
+) -> list[Fault]:
     """Pydantic's errors as one fault for each value.
 
     A value that fits no member of a union is reported once per member: what is allowed is put together, and where
-    something inside the value is wrong, that is told alone.
+    something inside the value is wrong, that is told alone. below: the setting or group that the checked values
+    belong to. valid: its settings; None = a trial's.
     """
     allowed: dict[tuple[str, str], list[str]] = {}
+    names = None if valid is None else list(valid)
     for problem in problems:
-        fault = _fault(problem)
+        fault = _fault(problem, below, names)
         allowed.setdefault((fault.key, fault.value), []).append(fault.allowed)
     return [
         Fault(key, value, "; or ".join(dict.fromkeys(ways)))
@@ -46,28 +51,36 @@ def told(problems: Iterable[Mapping[str, Any]]) -> list[Fault]:
     ]
 
 
-def _fault(problem: Mapping[str, Any]) -> Fault:
+def _fault(problem: Mapping[str, Any], below: str, valid: list[str] | None) -> Fault:
     """One pydantic error in the house's words."""
     location = [str(part) for part in problem["loc"]]
-    key = ".".join(part for part in location if not _MEMBER.fullmatch(part))
+    inner = ".".join(part for part in location if not _MEMBER.fullmatch(part))
+    key = ".".join(filter(None, (below, inner)))
     value = problem.get("input")
+    if not location:  # a rule between settings, whose message names them
+        return Fault(key, "", _said(problem))
     if problem["type"] in {"unexpected_keyword_argument", "extra_forbidden", "unexpected_property"}:
-        return Fault(key, repr(value), f"no such setting{did_you_mean(key)}")
+        return unknown(key, value) if valid is None else unknown(key, value, inner, valid)
     if problem["type"] in {"missing", "missing_argument", "missing_keyword_only_argument"}:
         return Fault(key, "", "missing: its config group should set it")
     if problem["type"] == "string_type" and location[-1].isdigit():
         return Fault(key, _short(value), "must be a text: quote it in the list, KEY=\"['5','6']\"")
     if problem["type"] in WORDS:
         return Fault(key, _short(value), WORDS[problem["type"]])
-    text = problem["msg"].removeprefix("Input ").removeprefix("Value error, ")
     if problem["type"] == "string_pattern_mismatch":
-        text = PATTERNS[problem["ctx"]["pattern"]]
-    return Fault(key, _short(value), re.sub("^should ", "must ", text))
+        return Fault(key, _short(value), PATTERNS[problem["ctx"]["pattern"]])
+    return Fault(key, _short(value), _said(problem))
 
 
-def faults_of(problems: Iterable[Mapping[str, Any]], below: str) -> list[Fault]:
-    """Pydantic's errors of a table that the setting `below` holds, each below that name."""
-    return told({**problem, "loc": (below, *problem["loc"])} for problem in problems)
+def _said(problem: Mapping[str, Any]) -> str:
+    """Pydantic's own words where they are as good as ours, and those of our own checks."""
+    text = str(problem["msg"]).removeprefix("Input ").removeprefix("Value error, ")
+    return re.sub("^should ", "must ", text)
+
+
+def unknown(key: str, value: object, name: str | None = None, valid: Iterable[str] | None = None) -> Fault:
+    """A setting that there is not; name: how `valid` would call it, where that is not by its whole key."""
+    return Fault(key, _short(value), f"no such setting{did_you_mean(name or key, valid)}")
 
 
 def _short(value: object) -> str:

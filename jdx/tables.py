@@ -15,7 +15,7 @@ from jdx import ROOT
 from jdx.errors import ConfigError, Fault
 from jdx.methods.prompts import OBJECT_FORMS, write
 from jdx.schema import StyleWords
-from jdx.spelling import faults_of
+from jdx.spelling import told
 
 SHIPPED = ROOT / "data" / "words"
 """NAME.yaml in here is what `method.prompts.expand=NAME` and `method.prompts.styles=NAME` mean."""
@@ -97,5 +97,5 @@ def _checked(key: str, content: Mapping[Any, Any], kind: TypeAdapter[dict[str, _
         return kind.validate_json(json.dumps({str(name): entry for name, entry in content.items()}))
     except (ValidationError, TypeError) as error:
         problems = error.errors() if isinstance(error, ValidationError) else []
-        found = faults_of(problems, key) or [Fault(key, "", f"cannot be written as JSON: {error}")]
+        found = told(problems, key) or [Fault(key, "", f"cannot be written as JSON: {error}")]
         raise ConfigError(found) from None

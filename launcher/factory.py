@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from jdx.errors import ConfigError, Fault
+from jdx.spelling import did_you_mean, told, unknown
 from launcher.base import Executor
 from launcher.settings import JobSettings
 
@@ -21,19 +22,8 @@ EXECUTORS = {
     "ray": ("launcher.cluster_settings:RaySettings", "launcher.ray:RayExecutor"),
 }
 """name: (record of its settings, its class). Imported when asked for: an executor's engine may not be installed."""
+GROUP = "launcher"
 COMMON = [field.name for field in fields(JobSettings)]
-
-Fault = tuple[str, str, str]
-"""Setting, value, what is allowed."""
-
-
-class LauncherSettingsError(ValueError):
-    """Settings of the launcher that cannot be; every one of them is in `faults`."""
-
-    def __init__(self, faults: list[Fault]):
-        self.faults = faults
-        lines = [f"  - {key} = {value}\n      {allowed}" for key, value, allowed in faults]
-        super().__init__(f"{len(faults)} fault{'s' * (len(faults) != 1)} in launcher:\n" + "\n".join(lines))
 
 
 @dataclass(frozen=True)
@@ -52,43 +42,31 @@ class Launch:
 
 
 def build(settings: Mapping[str, Any]) -> Launch:
-    """Check `name`, what all executors have in common, and the rest. Raises: LauncherSettingsError, every fault."""
+    """Check `name`, what all executors have in common, and the rest. Raises: ConfigError with every fault."""
     name = str(settings.get("name", ""))
     if name not in EXECUTORS:
-        close = get_close_matches(name, EXECUTORS, 1)
-        allowed = f"must be one of {', '.join(EXECUTORS)}" + (f"; did you mean {close[0]}?" if close else "")
-        raise LauncherSettingsError([("launcher.name", repr(name), allowed)])
+        allowed = f"must be one of {', '.join(EXECUTORS)}" + did_you_mean(name, EXECUTORS)
+        raise ConfigError([Fault(f"{GROUP}.name", repr(name), allowed)], what=GROUP)
     record = _load(EXECUTORS[name][0])
     valid = [*COMMON, *(field.name for field in fields(record))]
-    job, faults = _checked(JobSettings, {key: settings[key] for key in settings if key in COMMON}, valid)
-    rest = {key: value for key, value in settings.items() if key not in {*COMMON, "name"}}
-    own, more = _checked(record, rest, valid)
-    if faults or more:
-        raise LauncherSettingsError(faults + more)
+    given = {key: value for key, value in settings.items() if key != "name"}
+    faults = [unknown(f"{GROUP}.{key}", given[key], key, valid) for key in given if key not in valid]
+    job, some = _checked(JobSettings, {key: given[key] for key in given if key in COMMON}, valid)
+    own, more = _checked(
+        record, {key: given[key] for key in given if key in valid and key not in COMMON}, valid
+    )
+    faults += some + more
+    if faults:
+        raise ConfigError(faults, what=GROUP)
     return Launch(name, job, own)
 
 
 def _checked(record: Any, settings: Mapping[str, Any], valid: list[str]) -> tuple[Any, list[Fault]]:
-    known = {field.name for field in fields(record)}
-    faults = [
-        (f"launcher.{key}", repr(settings[key]), _unknown(key, valid)) for key in settings if key not in known
-    ]
-    some = {key: value for key, value in settings.items() if key in known}
     try:
-        return TypeAdapter(record).validate_json(
-            json.dumps(some)
-        ), faults  # strict mode takes records from JSON only
+        # As JSON, since pydantic's strict mode takes nested mappings for records only from there.
+        return TypeAdapter(record).validate_json(json.dumps(settings)), []
     except ValidationError as error:
-        for one in error.errors():
-            key = ".".join(["launcher", *map(str, one["loc"])])
-            given = "" if isinstance(one["input"], Mapping) else repr(one["input"])
-            faults.append((key, given, one["msg"].removeprefix("Value error, ")))
-        return None, faults
-
-
-def _unknown(key: str, valid: list[str]) -> str:
-    close = get_close_matches(key, valid, 1)
-    return "no such setting; " + (f"did you mean {close[0]}?" if close else f"valid: {', '.join(valid)}")
+        return None, told(error.errors(), GROUP, valid)
 
 
 def make_executor(settings: Mapping[str, Any]) -> Executor:

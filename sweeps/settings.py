@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import fields
@@ -13,6 +12,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from jdx.errors import ConfigError, Fault
+from jdx.spelling import told
 from sweeps.upstream import Translation
 
 Count = Annotated[int, Field(ge=1)]
@@ -70,8 +70,8 @@ def build_settings(given: Mapping[str, Any]) -> Settings:
     try:
         built: Settings = TypeAdapter(Settings).validate_json(json.dumps(settings, default=str))
     except ValidationError as error:
-        faults += [_fault(problem) for problem in error.errors()]
-        raise ConfigError(_once(faults), what="sweep") from None
+        valid = [field.name for field in fields(Settings)]
+        raise ConfigError([*faults, *told(error.errors(), "hydra.sweeper", valid)], what="sweep") from None
     faults += contradictions(built)
     if faults:
         raise ConfigError(faults, what="sweep")
@@ -87,23 +87,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (DictConfig, ListConfig)):
         return OmegaConf.to_container(value, resolve=True, enum_to_str=True)
     return getattr(value, "name", value)  # an enum, as hydra-optuna-sweeper has one for directions
-
-
-def _fault(problem: Mapping[str, Any]) -> Fault:
-    names = [field.name for field in fields(Settings)]
-    parts = [str(part) for part in problem["loc"]]
-    key = ".".join(["hydra.sweeper", *(part for part in parts if not part.startswith(("literal", "list[")))])
-    value = "" if problem["input"] is None else repr(problem["input"])
-    if problem["type"] == "unexpected_keyword_argument":
-        near = difflib.get_close_matches(parts[-1], names, n=2)
-        text = f"; did you mean {' or '.join(near)}?" if near else f"; valid are {', '.join(names)}"
-        return Fault(key, value, f"no such setting{text}")
-    return Fault(key, value, problem["msg"].removeprefix("Input ").removeprefix("Value error, "))
-
-
-def _once(faults: list[Fault]) -> list[Fault]:
-    """One per key: a value that fits none of several types is told by pydantic once for each."""
-    return list({fault.key: fault for fault in reversed(faults)}.values())[::-1]
 
 
 def _stops(pruner: Any) -> bool:

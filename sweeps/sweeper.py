@@ -27,7 +27,7 @@ from optuna.trial import TrialState
 from jdx.disk import told
 from jdx.errors import BackendError, ConfigError, Fault
 from launcher.base import JobSpec
-from launcher.factory import Launch, LauncherSettingsError
+from launcher.factory import Launch
 from launcher.factory import build as build_launch
 from launcher.folder import read_json, write_atomic
 from sweeps import warm
@@ -223,10 +223,7 @@ def _launch(config: DictConfig) -> Launch:
         OmegaConf.to_container(group, resolve=True) if isinstance(group, DictConfig) else {"name": "gpu_pool"}
     )
     assert isinstance(plain, dict)
-    try:
-        return build_launch({str(key): value for key, value in plain.items()})
-    except LauncherSettingsError as error:
-        raise ConfigError([Fault(*fault) for fault in error.faults], what="launcher") from None
+    return build_launch({str(key): value for key, value in plain.items()})
 
 
 def _try_point(context: HydraContext, config: DictConfig, space: Space, settings: Settings) -> None:

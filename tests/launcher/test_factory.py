@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from jdx import ROOT
+from jdx.errors import ConfigError, Fault
 from launcher.cluster_settings import RaySettings, SlurmSettings
-from launcher.factory import LauncherSettingsError, build, make_executor
+from launcher.factory import build, make_executor
 from launcher.gpu_pool import GpuPool
 from launcher.settings import JobSettings, PoolSettings
 
@@ -38,20 +39,47 @@ def test_the_pool_is_made_from_settings(tmp_path: Path) -> None:
 
 def test_every_fault_is_told_at_once() -> None:
     wrong = {"name": "gpu_pool", "jobs_per_gpu": 0, "cpu_slot": 2, "idle_seconds": "soon"}
-    with pytest.raises(LauncherSettingsError) as caught:
+    with pytest.raises(ConfigError) as caught:
         build(wrong)
-    keys = {key for key, _, _ in caught.value.faults}
+    keys = {fault.key for fault in caught.value.faults}
     assert keys == {"launcher.jobs_per_gpu", "launcher.cpu_slot", "launcher.idle_seconds"}
     assert "did you mean cpu_slots?" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "setting", "value", "allowed"),
+    [
+        ("gpu_pool", "jobs_per_gpu", 0, "must be greater than or equal to 1"),
+        ("gpu_pool", "cpu_slots", 1.5, "must be a whole number, written without point or exponent"),
+        ("gpu_pool", "idle_seconds", "soon", "must be a number, such as 0.5 or 1e-4"),
+        ("gpu_pool", "warm", "yes", "must be true or false"),
+        ("slurm", "setup", "module load cuda", "must be a list in brackets, such as [a,b]"),
+        ("slurm", "options", [1], "must be a mapping in braces, such as {a: b}"),
+    ],
+)
+def test_faults_are_told_in_the_words_of_all_settings(
+    name: str, setting: str, value: object, allowed: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build({"name": name, setting: value})
+    assert caught.value.faults == (Fault(f"launcher.{setting}", repr(value), allowed),)
+
+
+def test_a_value_that_fits_none_of_several_types_is_told_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        build({"name": "slurm", "options": {"exclude": ["node7"]}})
+    (fault,) = caught.value.faults
+    assert fault.key == "launcher.options.exclude"
+    assert fault.allowed.count("; or ") == 3
+
+
 def test_contradicting_settings_are_told() -> None:
-    with pytest.raises(LauncherSettingsError, match="set one of them to 1"):
+    with pytest.raises(ConfigError, match="set one of them to 1"):
         build({"name": "gpu_pool", "gpus_per_trial": 2, "jobs_per_gpu": 2})
 
 
 def test_an_unknown_executor_gets_the_list() -> None:
-    with pytest.raises(LauncherSettingsError, match="gpu_pool"):
+    with pytest.raises(ConfigError, match="gpu_pool"):
         build({"name": "gpupool"})
 
 
@@ -65,8 +93,8 @@ def test_the_yaml_of_a_cluster_is_its_defaults(name: str, record: type[Any]) -> 
 
 def test_faults_of_cluster_settings_are_told_at_once() -> None:
     wrong = {"name": "slurm", "time_min": 0, "mem_gb": -1.0, "partitions": "gpu", "setup": "module load cuda"}
-    with pytest.raises(LauncherSettingsError) as caught:
+    with pytest.raises(ConfigError) as caught:
         build(wrong)
-    keys = {key for key, _, _ in caught.value.faults}
+    keys = {fault.key for fault in caught.value.faults}
     assert keys == {"launcher.time_min", "launcher.mem_gb", "launcher.partitions", "launcher.setup"}
     assert "did you mean partition?" in str(caught.value)
