@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ from jdx.window_faults import window_faults
 
 FOREIGN = ("launcher",)
 """Groups that the sweeper reads; `launcher.factory.build` checks them."""
+_LINK = re.compile(r"\$\{([\w.]+)\}")
 
 
-def build(config: Mapping[str, Any]) -> TrialConfig:
+def build(config: Mapping[str, Any], borrowed: Mapping[str, str] | None = None) -> TrialConfig:
     """Check a plain nested mapping and return the trial's record; where it is launched is no part of a trial.
 
+    borrowed: {setting: the one whose value it takes over}; a wrong value is told under the latter's name alone.
     Raises: ConfigError with every fault; cross-field faults are looked for only where the fields themselves are right.
     """
     config = {key: value for key, value in config.items() if key not in FOREIGN}
@@ -37,11 +40,23 @@ def build(config: Mapping[str, Any]) -> TrialConfig:
         trial = TypeAdapter(TrialConfig).validate_json(json.dumps(config))
     except ValidationError as error:
         faults += [fault for fault in told(error.errors()) if fault.key not in asked]
-        raise ConfigError(faults) from None
+        wrong, lent = {fault.key for fault in faults}, borrowed or {}
+        raise ConfigError([fault for fault in faults if lent.get(fault.key) not in wrong]) from None
     faults += contradictions(trial)
     if faults:
         raise ConfigError(faults)
     return trial
+
+
+def borrowed(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """{setting: setting} of values that are nothing but `${another.setting}` in an unresolved configuration."""
+    found: dict[str, str] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            found |= borrowed(value, f"{prefix}{name}.")
+        elif isinstance(value, str) and (link := _LINK.fullmatch(value)):
+            found[f"{prefix}{name}"] = link[1]
+    return found
 
 
 LOCATIONS = {

@@ -35,6 +35,7 @@ def test_config_can_be_shown(tmp_path: Path) -> None:
         (("hydra.run.dir=file/x",), "Not a directory"),
         (("store.root=file/x",), "store.root = file/x"),
         (("data=challenge", "data.root=", "train.steps=1e3"), "must be a whole number"),
+        (("lora.rank=-1",), "1 fault in the configuration:\n  - lora.rank = -1"),
     ],
 )
 def test_faults_are_told_without_a_traceback(tmp_path: Path, words: tuple[str, ...], told: str) -> None:

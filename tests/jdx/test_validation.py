@@ -7,7 +7,7 @@ import pytest
 
 from jdx.errors import ConfigError
 from jdx.overrides import check_overrides
-from jdx.validation import anchored, build
+from jdx.validation import anchored, borrowed, build
 from tests.configs import compose_plain
 
 Faults = dict[str, str]
@@ -45,6 +45,24 @@ def test_every_fault_is_reported_together() -> None:
     assert "'ddim', 'unipc', 'dpmpp' or 'euler'" in faults["sampler.name"]
     assert "did you mean sampler.steps" in faults["sampler.stepz"]
     assert faults["train.seed"].startswith("True")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["lora.rank=-1"], {"lora.rank"}),
+        (["method.lora_rank=-1"], {"method.lora_rank"}),
+        (["lora.unet.rank=-1"], {"lora.unet.rank"}),
+        (["lora.rank=-1", "lora.unet.rank=-2"], {"lora.rank", "lora.unet.rank"}),
+        (["train.resolution=100", "lora.dora=1"], {"train.resolution", "lora.dora"}),
+        (["method.lora_rank=2000", "sampler.steps=0"], {"method.lora_rank", "sampler.steps"}),
+    ],
+)
+def test_a_wrong_value_is_told_once_under_the_name_that_was_written(words: list[str], told: set[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(compose_plain(*words), borrowed(compose_plain(*words, resolve=False)))
+    assert {fault.key for fault in caught.value.faults} == told
+    assert len(caught.value.faults) == len(told)
 
 
 @pytest.mark.parametrize(
