@@ -17,7 +17,7 @@ from evaluation.pictures import as_picture
 from jdx.errors import ConfigError
 from jdx.stages import stylise
 from jdx.stages.nearest import nearest
-from tests.jdx.test_trial import Lab, challenge, lab, made
+from tests.jdx.lab import Lab, challenge, lab, made
 
 __all__ = ["challenge", "lab"]
 

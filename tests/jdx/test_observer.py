@@ -14,7 +14,7 @@ import pytest
 from jdx import observer, trial
 from jdx.stages import adapt
 from jdx.stages.score import style_score
-from tests.jdx.test_trial import Lab, challenge, lab, made, pixels
+from tests.jdx.lab import Lab, challenge, lab, made, pixels
 
 __all__ = ["challenge", "lab"]
 

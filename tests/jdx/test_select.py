@@ -14,7 +14,7 @@ from evaluation.formula import style_part
 from jdx import summary, validation
 from jdx.errors import ConfigError
 from tests.configs import compose_plain
-from tests.jdx.test_trial import STYLES, Lab, challenge, lab, made, pixels
+from tests.jdx.lab import STYLES, Lab, challenge, lab, made, pixels
 
 __all__ = ["challenge", "lab"]
 

@@ -17,7 +17,7 @@ from jdx.errors import BackendError, ConfigError
 from jdx.shards import Crew, shares
 from jdx.stages.bench import Bench
 from tests.configs import compose_plain
-from tests.jdx.test_trial import Lab, challenge, lab, made, pixels
+from tests.jdx.lab import Lab, challenge, lab, made, pixels
 
 __all__ = ["challenge", "lab"]
 

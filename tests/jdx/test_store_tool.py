@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from jdx.store import ENTRY, Store, key_of
 from jdx.store_tool import DAY, duration, entries, main, size
-from tests.jdx.test_trial import Lab, challenge, lab
+from tests.jdx.lab import Lab, challenge, lab
 
 __all__ = ["challenge", "lab"]
 

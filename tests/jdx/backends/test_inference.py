@@ -22,8 +22,8 @@ from jdx.backends.torch.models import Models, load
 from jdx.progress import NullProgress
 from tests.jdx.backends.adapters_for import random_adapter
 from tests.jdx.backends.small_models import of_two_blocks
+from tests.jdx.backends.styleid_jobs import pictures
 from tests.jdx.backends.test_generate import assert_same, job, levels, style
-from tests.jdx.backends.test_styleid import pictures
 
 __all__ = ["pictures"]  # a fixture
 

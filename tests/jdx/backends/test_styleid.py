@@ -17,63 +17,20 @@ from diffusers import DDIMInverseScheduler, DDIMScheduler
 from PIL import Image
 from torch import Tensor
 
-from jdx.backends.base import ModelSpec, StyleIdSpec, StyleStyliseJob, StyliseJob
-from jdx.backends.torch import styleid
+from jdx.backends.base import ModelSpec, StyleIdSpec
 from jdx.backends.torch.attention import processors, self_attentions
 from jdx.backends.torch.models import Models, load
-from jdx.backends.torch.styleid import StyleId, square
+from jdx.backends.torch.styleid import square
 from jdx.backends.torch.styleid_checks import levels_of
 from jdx.backends.torch.styleid_features import CONTENT, STYLE, Keeper
 from jdx.backends.torch.styleid_layers import Capture, resolve_layers
-from jdx.backends.torch.styleid_memory import FeatureMemory, Inverted, Key, Place, places, size
-from jdx.errors import BackendError, ConfigError
+from jdx.backends.torch.styleid_memory import FeatureMemory, Inverted, Place, size
+from jdx.errors import ConfigError
 from jdx.methods.styleid import denoise
-from jdx.progress import NullProgress
+from tests.jdx.backends.styleid_jobs import CPU, RESOLUTION, SPEC, engine, forget, pictures, redrawn
 from tests.tiny_sd import SCHEDULER
 
-CPU = torch.device("cpu")
-LAYERS = ("7", "8", "9", "10", "11")
-SPEC = StyleIdSpec(layers=LAYERS, gamma=0.6, temperature=1.5, steps=4)
-RESOLUTION = 64
-
-
-@pytest.fixture(autouse=True)
-def _forget() -> Iterator[None]:
-    yield
-    styleid.release()
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Five smooth coloured pictures: 0 to 2 are contents, 3 and 4 references (one of them not square)."""
-    folder = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    files = []
-    for i in range(5):
-        small = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
-        small.resize((80, 64) if i == 4 else (64, 64), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
-        files.append(folder / f"{i}.png")
-    return files
-
-
-def engine(
-    models: Models, spec: StyleIdSpec = SPEC, *, memory: FeatureMemory | None = None, batch: int = 0
-) -> StyleId:
-    memory = memory if memory is not None else FeatureMemory(places(CPU))
-    return StyleId(models, spec, resolve_layers(models.unet, spec.layers), RESOLUTION, memory, batch)
-
-
-def redrawn(one: StyleId, pictures: Sequence[Path], which: Sequence[int] = (0, 1, 0)) -> Tensor:
-    """Latents of contents 0 to 2 in the style of references 3 and 4."""
-    contents, references = pictures[:3], pictures[3:]
-    keys = [one.key(path, CONTENT) for path in contents] + [one.key(path, STYLE) for path in references]
-    with one.memory.using(keys):
-        styles = one.inverted([(path, STYLE) for path in references])
-        made = one.inverted([(path, CONTENT) for path in contents])
-        return one.redraw(made, [styles[i] for i in which])
-
-
-# A slow program: one picture, dictionaries by time step, explicit softmax, diffusers' schedulers.
+__all__ = ["forget", "pictures"]
 
 
 class Slow:
@@ -238,128 +195,6 @@ def test_neither_batch_nor_place_changes_the_result(batch: int, models: Models, 
     torch.testing.assert_close(split, whole, rtol=1e-10, atol=1e-10)
 
 
-def job(
-    tiny_sd: Path, pictures: Sequence[Path], spec: StyleIdSpec = SPEC, *, batch: int = 0, styles: int = 2
-) -> StyliseJob:
-    contents = {"Ice cream.png": (pictures[0], 0), "b.png": (pictures[1], 1), "c.png": (pictures[2], 0)}
-    style = StyleStyliseJob("00", tuple(pictures[3:]), contents)
-    other = StyleStyliseJob("01", tuple(pictures[4:]), {"b.png": (pictures[1], 0)})
-    return StyliseJob(ModelSpec(str(tiny_sd)), spec, RESOLUTION, (style, other)[:styles], batch)
-
-
-class Count(NullProgress):
-    """Remembers how much was announced and how much was done."""
-
-    total = done = 0
-
-    @contextmanager
-    def task(self, label: str, total: int) -> Iterator[Any]:
-        self.total = total
-        yield self
-
-    def advance(self, n: int = 1, **fields: object) -> None:
-        self.done += n
-
-
-def test_job_writes_pictures_and_keeps_those_that_are_there(
-    models: Models, tiny_sd: Path, pictures: list[Path], tmp_path: Path
-) -> None:
-    done: list[tuple[str, Path]] = []
-    progress = Count()
-    styleid.stylise(job(tiny_sd, pictures), models, tmp_path, progress, lambda *style: done.append(style))
-    assert done == [("00", tmp_path / "00"), ("01", tmp_path / "01")]
-    assert progress.done == progress.total == SPEC.steps * (2 * 3 + 2 + 2 * 1 + 1)
-    files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*"))
-    assert files == ["00/Ice cream.png", "00/b.png", "00/c.png", "01/b.png"]
-    latents = redrawn(engine(models), pictures)
-    want = ((models.decode(latents) / 2 + 0.5).clamp(0, 1) * 255).round().permute(0, 2, 3, 1)
-    for file, levels in zip(("Ice cream.png", "b.png", "c.png"), want, strict=True):
-        with Image.open(tmp_path / "00" / file) as image:
-            assert (image.size, image.mode, image.format) == ((64, 64), "RGB", "PNG")
-            assert np.abs(np.asarray(image, float) - levels.numpy()).max() <= 1  # a tie of rounding at most
-
-    kept = (tmp_path / "00" / "b.png").stat().st_mtime_ns
-    (tmp_path / "00" / "c.png").unlink()
-    styleid.release()
-    again = Count()
-    styleid.stylise(job(tiny_sd, pictures), models, tmp_path, again, lambda *_: None)
-    assert again.done == again.total == SPEC.steps * (2 + 1)
-    assert (tmp_path / "00" / "c.png").exists()
-    assert (tmp_path / "00" / "b.png").stat().st_mtime_ns == kept
-
-
-class Calls:
-    """Batch sizes of the UNet's passes."""
-
-    def __init__(self, models: Models, monkeypatch: pytest.MonkeyPatch, most: int = 99):
-        self.sizes: list[int] = []
-        forward = models.unet.forward
-
-        def counting(sample: Tensor, *args: Any, **kwargs: Any) -> Any:
-            self.sizes.append(len(sample))
-            if len(sample) > most:
-                raise torch.cuda.OutOfMemoryError("as if")
-            return forward(sample, *args, **kwargs)
-
-        monkeypatch.setattr(models.unet, "forward", counting)
-
-
-def test_another_gamma_draws_without_inverting_again(
-    models: Models, tiny_sd: Path, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = Calls(models, monkeypatch)
-    run = partial(styleid.stylise, models=models, progress=NullProgress(), on_style=lambda *_: None)
-    run(job(tiny_sd, pictures, styles=1), out=tmp_path / "a")
-    assert calls.sizes[-12:] == [2] * 4 + [3] * 4 + [3] * 4  # references, contents, drawing
-    calls.sizes.clear()
-    other = replace(SPEC, gamma=0.2, temperature=2.0)
-    run(job(tiny_sd, pictures, other, styles=1), out=tmp_path / "b")
-    assert calls.sizes == [3] * 4
-    styleid.release()
-    run(job(tiny_sd, pictures, other, styles=1), out=tmp_path / "fresh")
-    for file in ("Ice cream.png", "b.png", "c.png"):
-        assert (tmp_path / "b" / "00" / file).read_bytes() == (tmp_path / "fresh" / "00" / file).read_bytes()
-        assert (tmp_path / "b" / "00" / file).read_bytes() != (tmp_path / "a" / "00" / file).read_bytes()
-    calls.sizes.clear()
-    run(job(tiny_sd, pictures, replace(SPEC, start_step=2), styles=1), out=tmp_path / "c")
-    assert len(calls.sizes) == 12  # other time steps are kept: inverted anew
-
-
-def test_out_of_memory_halves_the_batch(
-    models: Models, tiny_sd: Path, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = partial(styleid.stylise, models=models, progress=NullProgress(), on_style=lambda *_: None)
-    run(job(tiny_sd, pictures, styles=1), out=tmp_path / "whole")
-    styleid.release()
-    with monkeypatch.context() as patch:
-        calls = Calls(models, patch, most=1)
-        run(job(tiny_sd, pictures, styles=1), out=tmp_path / "halved")
-    assert calls.sizes.count(1) == 4 * (2 + 3 + 3)
-    for file in ("Ice cream.png", "b.png", "c.png"):
-        whole, halved = (
-            np.asarray(Image.open(tmp_path / d / "00" / file), float) for d in ("whole", "halved")
-        )
-        assert np.abs(whole - halved).max() <= 1
-    # What the first job left behind is dropped too, before the next try.
-    assert (memory := styleid._memories[models]).used(memory.places[0]) > 0
-    with monkeypatch.context() as patch:
-        Calls(models, patch, most=0)
-        with pytest.raises(BackendError, match="does not fit"):
-            run(job(tiny_sd, pictures, replace(SPEC, steps=3), styles=1), out=tmp_path / "never")
-    assert memory.used(memory.places[0]) == 0
-
-
-def test_pictures_that_are_not_finite_are_an_error(
-    models: Models, tiny_sd: Path, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        StyleId, "redraw", lambda self, contents, references: torch.full((3, 4, 8, 8), torch.nan)
-    )
-    with pytest.raises(BackendError, match=r"left the finite numbers in torch.float64: .*Ice cream.png"):
-        styleid.stylise(job(tiny_sd, pictures), models, tmp_path, NullProgress(), lambda *_: None)
-    assert not list(tmp_path.rglob("*.png"))
-
-
 def test_only_what_is_injected_is_kept(models: Models, pictures: list[Path]) -> None:
     one = engine(models, replace(SPEC, layers=("7", "11"), start_step=1))
     with one.memory.using([one.key(pictures[0], CONTENT)]):
@@ -414,92 +249,9 @@ def test_unknown_layers_are_one_error_with_all_that_there_are(models: Models) ->
         resolve_layers(models.unet, [])
 
 
-def test_all_faults_of_a_job_in_one_report(models: Models, tiny_sd: Path, tmp_path: Path) -> None:
-    missing = tmp_path / "nowhere.png"
-    contents = {"a.png": (missing, 2), "A.png": (missing, 0)}
-    style = StyleStyliseJob("00", (missing,), contents)
-    spec = StyleIdSpec(("5", "99"), gamma=1.5, temperature=0.0, steps=1000, start_step=1001)
-    bad = StyliseJob(ModelSpec(str(tiny_sd)), spec, 100, (style, style), -1)
-    with pytest.raises(ConfigError) as caught:
-        styleid.stylise(bad, models, tmp_path / "out", NullProgress(), lambda *_: None)
-    text = str(caught.value)
-    for part in ("gamma = 1.5", "temperature = 0.0", "steps = 1000", "start_step = 1001", "resolution = 100"):
-        assert part in text
-    for part in (
-        "batch_size = -1",
-        "styles = 00",
-        "layers = 99",
-        "a.png = reference 2",
-        "nowhere.png",
-        "2 times",
-    ):
-        assert part in text
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.parametrize("setting", [{}, {"set_alpha_to_one": False}, {"set_alpha_to_one": True}])
 def test_the_clean_end_is_the_one_of_diffusers(models: Models, setting: dict[str, bool]) -> None:
     plain = {key: value for key, value in models.scheduler_config.items() if key != "set_alpha_to_one"}
     one = replace(models, scheduler_config=plain | setting)
     theirs = float(DDIMScheduler.from_config(one.scheduler_config).final_alpha_cumprod)
     assert levels_of(one, 5).amplitudes[0][0] ** 2 == pytest.approx(theirs, rel=1e-6)
-
-
-# The memory by itself: blobs of 100 bytes.
-
-SHAPES = {("layer", "q"): (1, 1, 100)}
-BYTE = torch.int8
-
-
-def keep(memory: FeatureMemory, name: str) -> None:
-    key: Key = (name,)
-    with memory.using([key]):
-        memory.allocate(key, SHAPES, BYTE).latent = torch.zeros(1)
-
-
-def known(memory: FeatureMemory, names: str) -> str:
-    return "".join(name for name in names if memory.get((name,)) is not None)
-
-
-def test_memory_drops_stale_ones_first_then_the_most_recent() -> None:
-    memory = FeatureMemory((Place(CPU, lambda used: 350),))
-    memory.next_job()
-    for name in "abcd":
-        keep(memory, name)
-    assert known(memory, "abcd") == "abd"  # c made room: in a second round, a and b are wanted before it
-    for _ in range(2):
-        memory.next_job()
-    assert known(memory, "b") == "b"
-    keep(memory, "e")
-    assert known(memory, "abde") == "bde"  # a, unused for two jobs, left first
-    memory.trim()  # to 140 bytes of 350
-    assert known(memory, "abde") == "b"
-    memory.clear()
-    assert known(memory, "abde") == ""
-
-
-def test_memory_never_drops_what_is_in_use() -> None:
-    memory = FeatureMemory((Place(CPU, lambda used: 250),))
-    with memory.using([("a",), ("b",), ("c",)]):
-        memory.allocate(("a",), SHAPES, BYTE).latent = torch.zeros(1)
-        memory.allocate(("b",), SHAPES, BYTE)
-        assert memory.count_that_fit(100, 9) == 1
-        memory.clear()
-        with pytest.raises(BackendError, match=r"room for 0.00 GiB on cpu; ask for fewer"):
-            memory.allocate(("c",), SHAPES, BYTE)
-        assert memory.used(memory.places[0]) == 200
-    assert known(memory, "abc") == "a"
-    assert memory.used(memory.places[0]) == 100  # b was never finished
-
-
-def test_memory_prefers_the_first_place_for_good_batches() -> None:
-    def fit(near: int, far: int, wanted: int) -> int:
-        memory = FeatureMemory((Place(CPU, lambda used: near), Place(CPU, lambda used: far)))
-        return memory.count_that_fit(100, wanted)
-
-    assert fit(near=1000, far=10_000, wanted=25) == 10  # enough to keep a device busy
-    assert fit(near=300, far=10_000, wanted=25) == 25
-    assert fit(near=300, far=0, wanted=2) == 2
-    assert fit(near=0, far=0, wanted=25) == 1
-    assert FeatureMemory(()).count_that_fit(0, 25) == 1
-    assert FeatureMemory((Place(CPU, lambda used: 0),)).count_that_fit(0, 25) == 25

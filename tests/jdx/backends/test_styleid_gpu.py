@@ -11,7 +11,7 @@ from jdx.backends.base import ModelSpec
 from jdx.backends.torch.models import load
 from jdx.backends.torch.styleid_features import CONTENT, STYLE
 from jdx.backends.torch.styleid_memory import FeatureMemory, Place, places, size
-from tests.jdx.backends.test_styleid import engine, pictures, redrawn
+from tests.jdx.backends.styleid_jobs import engine, pictures, redrawn
 
 __all__ = ["pictures"]  # a fixture
 pytestmark = [

@@ -120,6 +120,10 @@ class Result:
         for style, mean in means.items():
             self.losses.setdefault(style, []).append((step, mean))
 
+    def means(self, style: str) -> list[float]:
+        """The losses reported for a style, without their steps."""
+        return [mean for _, mean in self.losses[style]]
+
     def tensors(self, style: str, step: int = 4) -> dict[str, Tensor]:
         return _read(self.folders[style, step] / "state.safetensors")
 

@@ -14,7 +14,7 @@ from jdx.stages.wording import Wording
 from jdx.validation import build
 from tests.configs import compose_plain
 from tests.data.sets import make_style
-from tests.jdx.test_trial import Lab, challenge, lab
+from tests.jdx.lab import Lab, challenge, lab
 
 __all__ = ["challenge", "lab"]
 
