@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jdx.words import counted
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -34,8 +36,10 @@ class ConfigError(ValueError):
 
     def __init__(self, faults: Sequence[Fault], what: str = "configuration"):
         self.faults, self.what = tuple(faults), what
-        count = f"{len(self.faults)} fault{'s' if len(self.faults) != 1 else ''}"
-        super().__init__(f"{count} in the {what}:\n" + "\n".join(f"  - {fault}" for fault in self.faults))
+        super().__init__(
+            f"{counted(len(self.faults), 'fault')} in the {what}:\n"
+            + "\n".join(f"  - {fault}" for fault in self.faults)
+        )
 
 
 class BackendError(RuntimeError):

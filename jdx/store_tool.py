@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jdx.store import ENTRY, Store, damage_of, key_of
+from jdx.words import counted
 
 DAY = 86400.0
 UNITS = {"h": 3600.0, "d": DAY, "w": 7 * DAY}
@@ -327,7 +328,7 @@ def _verify(store: Store, found: Sequence[Entry], args: argparse.Namespace) -> i
         for entry, wrong in faults.items():
             outcome = (f"  (left: {kept[entry]})" if kept[entry] else "  (dropped)") if args.repair else ""
             print(f"{entry.place}: {'; '.join(wrong)}{outcome}")
-        print(f"{len(found)} entries read, {len(faults)} damaged")
+        print(f"{counted(len(found), 'entry')} read, {len(faults)} damaged")
     return 1 if faults and (not args.repair or any(kept.values())) else 0
 
 
@@ -369,6 +370,7 @@ def _tell(done: Sequence[Entry], kept: Sequence[tuple[Entry, str]], args: argpar
           ("entry", "of", "size", "last used"), "removed" if args.yes else "would be removed")  # fmt: skip
     for why in sorted({why for _, why in kept}):
         some = [entry for entry, reason in kept if reason == why]
-        print(f"{len(some)} entries stay ({human(sum(entry.size for entry in some))}): {why}")
+        stay = "1 entry stays" if len(some) == 1 else f"{len(some)} entries stay"
+        print(f"{stay} ({human(sum(entry.size for entry in some))}): {why}")
     verb = "were freed" if args.yes else "would be freed; add --yes to do it"
-    print(f"{human(freed)} in {len(done)} entries {verb}")
+    print(f"{human(freed)} in {counted(len(done), 'entry')} {verb}")

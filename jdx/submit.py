@@ -18,6 +18,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from jdx.errors import ConfigError, Fault
+from jdx.words import counted
 
 SIZE = 512
 SETS = {"A": (15, 25), "B": (28, 25)}  # styles, prompts per style
@@ -118,7 +119,7 @@ def remark(prompts: dict[str, list[str]]) -> str:
     for name, expected in SETS.items():
         if shape == expected and all(len(words) == expected[1] for words in prompts.values()):
             return f"set {name}, complete"
-    return f"{shape[0]} style{'s' if shape[0] != 1 else ''}: neither set A (15 styles x 25 prompts) nor set B (28 x 25)"
+    return f"{counted(shape[0], 'style')}: neither set A (15 styles x 25 prompts) nor set B (28 x 25)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -22,6 +22,7 @@ from jdx import ROOT
 from jdx.disk import is_told
 from jdx.errors import BackendError, ConfigError, Fault
 from jdx.overrides import check_overrides, forgotten_flag, understood
+from jdx.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -66,9 +67,8 @@ def _trial(config: DictConfig) -> float:
     result = trial.run(checked, Path(runtime.output_dir), challenge)
     summary.show(result, checked)
     if result.failed:
-        log.error(
-            "%d styles stopped: the score covers the others only and is not returned", len(result.failed)
-        )
+        stopped = counted(len(result.failed), "style")
+        log.error("%s stopped: the score covers the others only and is not returned", stopped)
         return math.nan
     return math.nan if result.final_score is None else result.final_score  # also when a sweep stopped it
 

@@ -36,6 +36,7 @@ from jdx.stages.stylise import reference_faults
 from jdx.store import Store
 from jdx.tracking import RunInfo, make_tracker
 from jdx.tracking.record import tags_of
+from jdx.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -345,7 +346,7 @@ def _finish(bench: Bench, run_dir: Path, metrics: dict[str, Any], work: _Work) -
     runfolder.write_json(run_dir / "trial.json", record)
     report = _guarded("the report", lambda: write_report(run_dir))
     status = "stopped by the sweep" if work.stopped else "finished"
-    status = f"{len(failed)} styles stopped" if failed else status
+    status = f"{counted(len(failed), 'style')} stopped" if failed else status
     bench.tracker.finish(metrics=metrics, run_dir=run_dir, status=status)
     return TrialResult(run_dir, metrics.get("final_score"), metrics, failed, report, work.stopped)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from jdx.words import counted
 from launcher.base import AlreadyRunningError, Executor, JobSpec, State, Status, UnreachableError
 from launcher.folder import ask_to_stop, read_events, read_lease
 from sweeps.attempts import NAN, Failure, Job
@@ -217,7 +218,7 @@ class Controller:
     def _stop(self, trial: Trial) -> None:
         """Have all repetitions of a trial end early."""
         trial.stopping = True
-        self.view.happened("stopping", trial.ticket.number, f"after {trial.scores.styles} styles")
+        self.view.happened("stopping", trial.ticket.number, f"after {counted(trial.scores.styles, 'style')}")
         for one in trial.jobs:
             if one.handle is not None:
                 ask_to_stop(one.folder)
@@ -297,7 +298,9 @@ class Controller:
             self._leave(trial, "stopped", "without an estimate")
         else:
             self.ledger.complete(trial.ticket, [guess], {RECORD: attrs, PRUNED: True})
-            self._leave(trial, "stopped", f"estimate {guess:.4f} after {trial.scores.styles} styles")
+            self._leave(
+                trial, "stopped", f"estimate {guess:.4f} after {counted(trial.scores.styles, 'style')}"
+            )
 
     def _styles_of(self, number: int) -> dict[int, float]:
         """The styles' scores of an earlier trial, if it was run in this folder."""

@@ -25,6 +25,7 @@ from jdx.report.run_folder import RunFolder
 from jdx.schema import Tracker
 from jdx.tracking.base import RunInfo
 from jdx.tracking.record import about, safe_id, tags_of
+from jdx.words import counted
 from sweeps.leaderboard.sources import folders_below, is_run, near, run_folders
 
 MARK = "published.json"
@@ -132,7 +133,7 @@ def _status(metrics: Mapping[str, Any]) -> str:
     """As the trial told it to its own tracker."""
     failed = metrics.get("failed_styles") or []
     if failed:
-        return f"{len(failed)} styles stopped"
+        return f"{counted(len(failed), 'style')} stopped"
     return "stopped by the sweep" if metrics.get("stopped") else "finished"
 
 

@@ -15,6 +15,7 @@ import scipy.stats
 from numpy.typing import NDArray
 
 from evaluation.formula import FID_CEILING, style_part
+from jdx.words import counted
 
 Array = NDArray[np.float64]
 Index = NDArray[np.intp]
@@ -240,5 +241,5 @@ def verdict(value: float, pairs: int, p_styles: float | None, p_cells: float | N
     if p_cells is not None and p_cells < LEVEL:
         return f"{word} than {name} on these styles; whether on others is open"
     if pairs < FEWEST:
-        return f"cannot be told from luck: {pairs} pairs of style and seed, {FEWEST} are the least"
+        return f"cannot be told from luck: {counted(pairs, 'pair')} of style and seed, {FEWEST} are the least"
     return "may be luck"

@@ -26,6 +26,7 @@ from optuna.trial import TrialState
 
 from jdx.disk import told
 from jdx.errors import BackendError, ConfigError, Fault
+from jdx.words import counted
 from launcher.base import JobSpec
 from launcher.factory import Launch
 from launcher.factory import build as build_launch
@@ -389,7 +390,7 @@ def _say_hello(setting: Setting, ledger: Ledger, say: Any) -> None:
     for note in setting.notes:
         say(note)
     finished, failed = ledger.tally()
-    what = f"{setting.n_trials} trials over {', '.join(setting.space.dimensions) or setting.space.hook_name}"
+    what = f"{counted(setting.n_trials, 'trial')} over {', '.join(setting.space.dimensions) or setting.space.hook_name}"
     say(f"{what}; folder {setting.folder}")
     if finished + failed:
         say(

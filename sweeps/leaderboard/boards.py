@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from jdx.errors import ConfigError, Fault
+from jdx.words import counted
 from sweeps.leaderboard.published import Reported, reported_for
 from sweeps.leaderboard.runs import BoardKey, LeftOut, Run
 from sweeps.statistics import DRAWS, FEWEST, Cells, Difference, Interval, difference, holm, interval, verdict
@@ -103,10 +104,10 @@ class Board:
     @property
     def title(self) -> str:
         """What the board is of."""
-        prompts = f", {self.prompts} prompts" if self.prompts else ""
+        prompts = f", {counted(self.prompts, 'prompt')}" if self.prompts else ""
         counts = sorted({run.candidates for row in self.rows for run in row.recipe.runs})
         chosen = f", best of {'/'.join(map(str, counts))} by these judges" if self.key.selected else ""
-        return f"{self.model} on {self.data} ({self.styles} styles{prompts}), judges: {self.judges}{chosen}"
+        return f"{self.model} on {self.data} ({counted(self.styles, 'style')}{prompts}), judges: {self.judges}{chosen}"
 
     @property
     def baseline(self) -> Row | None:
@@ -228,7 +229,7 @@ def _choice_notes(key: BoardKey, rows: Sequence[Row]) -> list[str]:
         )
     given = sum(any(run.settings.get("sampler.seeds") for run in row.recipe.runs) for row in rows)
     if given:
-        which = "1 recipe draws" if given == 1 else f"{given} recipes draw"
+        which = counted(given, "recipe") + (" draws" if given == 1 else " draw")
         notes.append(
             f"{which} from a file of seeds (sampler.seeds): where these were chosen by their pictures, "
             "the score is one of chosen pictures"
@@ -239,15 +240,15 @@ def _choice_notes(key: BoardKey, rows: Sequence[Row]) -> list[str]:
 def _notes(rows: Sequence[Row]) -> list[str]:
     recipes = [row.recipe for row in rows]
     notes = []
+    alone = len(recipes[0].cells.styles) == 1
     single = sum(len(recipe.runs) == 1 for recipe in recipes)
     if single:
         which = "all recipes have" if single == len(recipes) else f"{single} of {len(recipes)} recipes have"
-        notes.append(
-            f"{which} one seed: their intervals cover the choice of styles, not the luck of training; run more seeds"
-        )
-    if any(row.interval is None for row in rows):
-        notes.append("one style: there is no interval, and nothing can be tested")
-    if not all(run.knows_fid for recipe in recipes for run in recipe.runs):
+        known = "nothing tells" if alone else "their intervals cover the choice of styles, not"
+        notes.append(f"{which} one seed: {known} the luck of training; run more seeds")
+    if alone:  # FID is this style's own, so nothing is missing about its share
+        notes.append("one style: there are no intervals, and what other styles would show cannot be told")
+    elif not all(run.knows_fid for recipe in recipes for run in recipe.runs):
         notes.append("some runs do not say what each style does to FID: there FID counts as known exactly")
     if any(recipe.reused for recipe in recipes):
         notes.append("≥: some stages came from the store, so that these seconds are too few")

@@ -63,6 +63,20 @@ def test_recipes_are_ranked_and_seeds_are_one_recipe(runs: Path) -> None:
     assert one.title == "mini on sample (8 styles, 40 prompts), judges: mini"
 
 
+def test_a_board_of_one_style_says_what_it_cannot_tell(tmp_path: Path) -> None:
+    metrics = make_metrics(styles=1, prompts=1)
+    del metrics["styles"]["00"]["fid_without"]  # without its only style the set has no FID
+    about = {"data": {"digest": "small", "styles": 1, "prompts": 1}}
+    put_run(tmp_path / "one", metrics=metrics, about=about)
+    found = board(tmp_path)
+    assert found.title == "mini on sample (1 style, 1 prompt), judges: mini"
+    assert found.rows[0].interval is None
+    assert found.notes == [
+        "all recipes have one seed: nothing tells the luck of training; run more seeds",
+        "one style: there are no intervals, and what other styles would show cannot be told",
+    ]
+
+
 @pytest.mark.parametrize(
     ("listed", "known", "seconds"), [("auto", 2, 240.0), (["cuda:0", "cuda:1"], None, 240.0), ([], 1, 120.0)]
 )

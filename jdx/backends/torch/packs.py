@@ -10,6 +10,7 @@ from jdx.backends.base import AdapterSpec, LoraSpec, TrainJob
 from jdx.backends.torch import memory, repeatable
 from jdx.backends.windows import alike, structure
 from jdx.errors import BackendError
+from jdx.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -109,8 +110,7 @@ def _samples(job: TrainJob, group: Sequence[AdapterSpec]) -> int:
 
 def _tell(packs: Sequence[Pack]) -> None:
     sizes = [len(pack.adapters) for pack in packs]
-    styles = "1 style" if sum(sizes) == 1 else f"{sum(sizes)} styles"
-    log.info("training %s in packs of %s", styles, ", ".join(map(str, sizes)))
+    log.info("training %s in packs of %s", counted(sum(sizes), "style"), ", ".join(map(str, sizes)))
 
 
 def _spare(adapter: AdapterSpec, number: int) -> AdapterSpec:
