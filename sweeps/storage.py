@@ -7,6 +7,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import disk_usage
 from typing import Any
@@ -16,6 +17,7 @@ import sqlalchemy
 import sqlalchemy.exc
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage, get_storage
+from sqlalchemy import make_url
 
 from jdx import disk
 from jdx.errors import BackendError
@@ -191,6 +193,20 @@ def sqlite_url(path: Path, *, create: bool) -> str:
     return url.render_as_string(hide_password=False)
 
 
+def sqlite_file(url: str) -> Path | None:
+    """The file that a plain SQLite URL names; None for servers, and for SQLite's own `file:` addresses."""
+    name = make_url(url).database if url.startswith("sqlite") else None
+    return Path(name) if name and name != ":memory:" and not name.startswith("file:") else None
+
+
+def anchored(url: str) -> str:
+    """A URL that means the same in any folder: SQLite's file in full."""
+    file = sqlite_file(url)
+    if file is None:
+        return url
+    return make_url(url).set(database=str(file.absolute())).render_as_string(hide_password=False)
+
+
 def open_storage(
     url: str | None, folder: Path, patience: Patience | None = None, engine: Mapping[str, Any] | None = None
 ) -> BaseStorage:
@@ -205,14 +221,45 @@ def open_storage(
             patience(lambda: RDBStorage(sqlite_url(path, create=True)))
         url = sqlite_url(path, create=False)
     if not url.startswith("sqlite"):
-        patience.name = (
-            f"the study's storage {sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)}"
-        )
+        patience.name = f"the study's storage {make_url(url).render_as_string(hide_password=True)}"
     options = {"pool_pre_ping": True, **(engine or {})}
     if url.startswith("sqlite"):
         options["connect_args"] = {"timeout": BUSY_TIMEOUT} | dict(options.get("connect_args", {}))
     inner = patience(lambda: _open(_driver(url), options))
     return patient(inner, patience)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a study that is only read lives; url: None for SQLite in `folder`; engine: as `open_storage` takes it."""
+
+    url: str | None
+    folder: Path = Path()
+    engine: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of_sweep(cls, folder: Path, head: Mapping[str, Any]) -> Place:
+        """As a sweep's sweep.json says. Raises: KeyError."""
+        url = str(head["storage"])
+        return cls(None if url == STUDY_FILE else url, folder.absolute(), head.get("storage_engine") or {})
+
+    def __str__(self) -> str:
+        """For people, without a password."""
+        if self.url is None:
+            return STUDY_FILE
+        return make_url(self.url).render_as_string(hide_password=True)
+
+    @property
+    def gone(self) -> Path | None:
+        """Its SQLite file where that is not there: opening it would make an empty one."""
+        file = self.folder / STUDY_FILE if self.url is None else sqlite_file(self.url)
+        return None if file is None or file.is_file() else file
+
+    def open(self, patience: Patience) -> BaseStorage:
+        """Raises: FileNotFoundError, and as `open_storage`."""
+        if self.gone is not None:
+            raise FileNotFoundError(f"{self.gone} does not exist")
+        return open_storage(self.url, self.folder, patience, self.engine)
 
 
 def _open(url: str, options: dict[str, Any], tries: int = 10) -> BaseStorage:

@@ -43,7 +43,7 @@ from sweeps.samplers import LISTED, SAMPLERS, make_pruner, make_sampler, target_
 from sweeps.scores import mode_of
 from sweeps.settings import Settings, build_settings, plain_settings
 from sweeps.space import Space, Value, parse_space
-from sweeps.storage import Patience, open_storage
+from sweeps.storage import STUDY_FILE, Patience, anchored, open_storage
 from sweeps.upstream import DIRECTION, Translation
 from sweeps.view import make_view
 
@@ -377,7 +377,8 @@ def _write_head(setting: Setting) -> None:
     """What the sweep is, for people and programs that find its folder."""
     head = {
         "study": setting.name,
-        "storage": setting.settings.storage or "study.db",
+        "storage": anchored(setting.settings.storage) if setting.settings.storage else STUDY_FILE,
+        "storage_engine": setting.settings.storage_engine,
         "n_trials": setting.n_trials,
         "command": f"{_program(setting.task)} {shlex.join(sys.argv[1:])}",
         "content": setting.content.plain(),

@@ -18,7 +18,6 @@ import optuna
 from omegaconf import OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import TrialState, create_trial
-from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from jdx.errors import ConfigError, Fault
@@ -26,7 +25,7 @@ from sweeps.content import Content, content_of, flat
 from sweeps.ledger import CONTENT, PRUNED, VALUES, WARM, Ledger
 from sweeps.plan import FIXED, UNCOUNTED
 from sweeps.space import Space, Value, spelt
-from sweeps.storage import STUDY_FILE, Patience, open_storage
+from sweeps.storage import Patience, Place
 
 KEY = "hydra.sweeper.warm_start"
 
@@ -165,24 +164,16 @@ def _shown(source: str) -> str:
 def _source(source: str, space: Space, content: Content, ignored: Sequence[str]) -> Iterable[Known]:
     if "://" in source:
         address, _, study = source.partition("#")
-        return _study(_shown(source), address, study or None, Path(), space, content)
+        return _study(_shown(source), Place(address), study or None, space, content)
     folder = Path(source).expanduser()
     if (folder / "sweep.json").is_file():
         head = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
-        url = None if head["storage"] == STUDY_FILE else head["storage"]
-        return _study(source, url, head["study"], folder, space, content)
+        return _study(source, Place.of_sweep(folder, head), head["study"], space, content)
     return [_run(source, folder, space, content, ignored)]
 
 
-def _study(
-    source: str, url: str | None, name: str | None, folder: Path, space: Space, content: Content
-) -> list[Known]:
-    if url is None and not (folder / STUDY_FILE).is_file():
-        raise ValueError(f"no {STUDY_FILE} there")
-    file = make_url(url).database if url is not None and url.startswith("sqlite:///") else None
-    if file and not Path(file).is_file():  # opening it would make an empty one
-        raise ValueError("there is no such file")
-    storage = open_storage(url, folder, Patience(5.0))
+def _study(source: str, place: Place, name: str | None, space: Space, content: Content) -> list[Known]:
+    storage = place.open(Patience(5.0))
     names = optuna.get_all_study_names(storage)
     if name is None and len(names) == 1:
         name = names[0]

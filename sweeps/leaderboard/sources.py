@@ -18,7 +18,7 @@ from jdx.errors import BackendError
 from jdx.tracking.record import RECORD_KEY
 from sweeps.leaderboard.runs import LeftOut, LeftOutError, Run, checked, read_folder
 from sweeps.ledger import PRUNED, REASON, RECORD
-from sweeps.storage import STUDY_FILE, Patience, open_storage, sqlite_url
+from sweeps.storage import Patience, Place, sqlite_url
 
 RUN_MARKS = ("metrics.json", "trial.json", "seeds.json")
 SWEEP = "sweep.json"
@@ -65,11 +65,11 @@ def gather(places: Iterable[str]) -> Found:
     found = Found()
     for place in places:
         if "://" in place:
-            _take_studies(place, place, Path(), found)
+            _take_studies(Place(place), place, found)
             continue
         path = Path(place).expanduser()
         if path.is_file() and path.suffix in {".db", ".sqlite", ".sqlite3"}:
-            _take_studies(sqlite_url(path.absolute(), create=False), near(path), path.parent, found)
+            _take_studies(Place(sqlite_url(path.absolute(), create=False)), near(path), found)
         elif path.is_file():
             found.leave_out(place, "is a file; give run folders, sweep folders or study databases")
         elif not path.is_dir():
@@ -108,25 +108,21 @@ def folders_below(root: Path) -> Iterator[Path]:
 def _take_sweep(folder: Path, found: Found) -> None:
     try:
         head = json.loads((folder / SWEEP).read_text(encoding="utf-8"))
-        storage, study = str(head["storage"]), str(head["study"])
+        place, study = Place.of_sweep(folder, head), str(head["study"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         found.leave_out(
             near(folder / SWEEP), f"cannot be read ({error}): its runs are ranked as far as they are whole"
         )
         return
-    local = storage == STUDY_FILE
-    if local and not (folder / STUDY_FILE).exists():
-        found.leave_out(
-            near(folder / STUDY_FILE), "is gone: the sweep's runs are ranked as far as they are whole"
-        )
+    if place.gone is not None:
+        found.leave_out(near(place.gone), "is gone: the sweep's runs are ranked as far as they are whole")
         return
-    url = sqlite_url((folder / STUDY_FILE).absolute(), create=False) if local else storage
-    _take_studies(url, near(folder), folder, found, study)
+    _take_studies(place, near(folder), found, study)
 
 
-def _take_studies(url: str, name: str, folder: Path, found: Found, only: str | None = None) -> None:
+def _take_studies(place: Place, name: str, found: Found, only: str | None = None) -> None:
     try:
-        trials = _trials(url, name, folder, only)
+        trials = _trials(place, name, only)
     except ValueError as error:
         found.leave_out(name, str(error))
         return
@@ -140,10 +136,10 @@ def _take_studies(url: str, name: str, folder: Path, found: Found, only: str | N
             _take_trial(f"{name}: study {study}, trial {trial.number}", trial, found)
 
 
-def _trials(url: str, name: str, folder: Path, only: str | None = None) -> dict[str, list[FrozenTrial]]:
+def _trials(place: Place, name: str, only: str | None = None) -> dict[str, list[FrozenTrial]]:
     """Trials by study. Raises: ValueError with the reason in words."""
     try:
-        storage = open_storage(url, folder, Patience(WAIT, name))
+        storage = place.open(Patience(WAIT, name))
         studies = {study.study_name: study._study_id for study in storage.get_all_studies()}
         return {
             study: storage.get_all_trials(number, deepcopy=False)
@@ -167,7 +163,7 @@ def run_folders(place: str) -> list[Path]:
     url = place if "://" in place else sqlite_url(Path(place).expanduser().absolute(), create=False)
     folders = [
         folder
-        for some in _trials(url, place, Path()).values()
+        for some in _trials(Place(url), place).values()
         for trial in some
         for folder in _run_dirs(trial)
     ]

@@ -11,13 +11,12 @@ from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from jdx.errors import BackendError
 from jdx.report.run_folder import RunFolder
 from sweeps.results import OURS, Row, row_of
-from sweeps.storage import STUDY_FILE, Patience, open_storage
+from sweeps.storage import STUDY_FILE, Patience, Place
 
 HEAD = "sweep.json"
 
@@ -106,18 +105,16 @@ def read_sweep(folder: Path, study: optuna.Study | None = None) -> Sweep:
 
 
 def _open(folder: Path, head: Mapping[str, Any]) -> optuna.Study:
-    given = str(head.get("storage") or STUDY_FILE)
-    url = None if given == STUDY_FILE else given
-    given = given if url is None else make_url(url).render_as_string(hide_password=True)
-    if url is None and not (folder / STUDY_FILE).is_file():
-        raise SweepError(f"{folder / STUDY_FILE} is missing: the sweep has begun no trial, or was cleared")
+    place = Place.of_sweep(folder, {"storage": STUDY_FILE, **head})
+    if place.gone is not None:
+        raise SweepError(f"{place.gone} is missing: the sweep has begun no trial, or was cleared")
     try:
-        storage = open_storage(url, folder, Patience(20.0))
+        storage = place.open(Patience(20.0))
         return optuna.load_study(study_name=str(head["study"]), storage=storage)
     except KeyError:
-        raise SweepError(f"{given} holds no study {head['study']!r}; the folder is another sweep's") from None
+        raise SweepError(f"{place} holds no study {head['study']!r}; the folder is another sweep's") from None
     except (BackendError, SQLAlchemyError, ValueError, OSError, RuntimeError) as error:
-        raise SweepError(f"{given} cannot be read: {error}") from error
+        raise SweepError(f"{place} cannot be read: {error}") from error
 
 
 def _object(path: Path) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ import yaml
 
 from jdx import ROOT
 from sweeps.ledger import WARM
+from sweeps.report.read import read_sweep
 from sweeps.storage import STUDY_FILE
 
 APP = """
@@ -176,6 +177,9 @@ def test_a_configuration_of_hydra_optuna_sweeper_runs_and_is_told_how_it_was_rea
     assert "hydra-optuna-sweeper minimizes unless told otherwise" in out
     assert {row["params"]["x"] for row in app.results()["trials"]} <= {1, 3, 5}
     assert (app.folder / "mine.db").is_file()
+    (folder,) = app.sweeps()
+    assert len(read_sweep(folder).rows) == 3  # from another folder than the command's
+    assert not Path("mine.db").exists()
 
 
 def test_seeds_and_objectives(app: App) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from optuna.storages import RDBStorage
 
 from jdx.report.thumbs import picture_budget
+from sweeps import storage
+from sweeps.leaderboard.sources import gather
 from sweeps.report import write_page
 from sweeps.report.__main__ import main
 from sweeps.report.plots import for_script, plots
@@ -186,6 +190,34 @@ def test_a_storage_password_is_not_told(tmp_path: Path) -> None:
     with pytest.raises(SweepError) as caught:
         read_sweep(made)
     assert "s3cret" not in str(caught.value)
+
+
+def test_a_storage_is_opened_as_the_sweep_opened_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, given = make_sweep(tmp_path / "s", trials=3), []
+
+    def spy(url: str, engine_kwargs: dict[str, Any]) -> RDBStorage:
+        given.append(engine_kwargs)
+        return RDBStorage(url, engine_kwargs=engine_kwargs)
+
+    monkeypatch.setattr(storage, "RDBStorage", spy)
+    head = json.loads((made / "sweep.json").read_text())
+    (made / "sweep.json").write_text(json.dumps(head | {"storage_engine": {"pool_recycle": 77}}))
+    read_sweep(made)
+    assert len(gather([str(made)]).left_out) == 3  # the study was read: its trials are there, and unfit
+    assert len(given) == 2
+    assert all(one["pool_recycle"] == 77 for one in given)
+
+
+def test_a_file_that_is_gone_is_not_made_anew(tmp_path: Path) -> None:
+    made = make_sweep(tmp_path / "s", trials=3)
+    gone = tmp_path / "gone.db"
+    head = json.loads((made / "sweep.json").read_text())
+    (made / "sweep.json").write_text(json.dumps(head | {"storage": f"sqlite:///{gone}"}))
+    with pytest.raises(SweepError, match=r"gone\.db is missing"):
+        read_sweep(made)
+    assert "is gone" in gather([str(made)]).left_out[0].reason
+    assert "does not exist" in gather([f"sqlite:///{gone}"]).left_out[0].reason
+    assert not gone.exists()
 
 
 def test_json_cannot_end_its_script() -> None:
