@@ -11,13 +11,15 @@ import csv
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jdx.backends.base import AdapterSpec, EnhancerSpec, LoraSpec, ScheduleSpec, TrainJob
+from jdx.beside import beside
 from jdx.methods.schedule import PREFIX_SAFE
 from jdx.schema import NetworkLora, Optim
-from jdx.stages.bench import Bench
+from jdx.stages.bench import PUBLISHERS, Bench
 from jdx.stages.encode import crop_of
 from jdx.stages.wording import token_of
 from jdx.store import key_of
@@ -201,14 +203,18 @@ def _train(
     store, keys = bench.store, order.keys
     job = _job(bench, order, leg, styles)
 
-    def publish(style: str, step: int, folder: Path) -> None:
+    def keep(style: str, step: int, folder: Path) -> None:
         if store.find(STAGE, keys[style], part_name(step)) is None:
             recipe = order.recipes[style]
             store.publish(folder, STAGE, keys[style], part_name(step), style=style, content=recipe)
             if step in order.wanted:
                 store.claim(STAGE, keys[style], part_name(step))
 
-    with store.workspace() as work:
+    with store.workspace() as work, beside(PUBLISHERS, "publishing adapters") as others:
+
+        def publish(style: str, step: int, folder: Path) -> None:
+            others.do(partial(keep, style, step, folder))
+
         outcome = bench.backend.train(job, work, bench.progress, publish, bench.tracker.log_losses)
     return dict(outcome.failed)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from data.challenge import ChallengeSet, Style
 from jdx.backends.base import Backend, ModelSpec
+from jdx.beside import beside
 from jdx.errors import ConfigError, NotMadeError
 from jdx.progress import Progress
 from jdx.schema import TrialConfig
@@ -19,6 +20,8 @@ from jdx.store import Store, key_of
 from jdx.tracking.base import Tracker
 
 Publish = Callable[[str, Path], None]
+PUBLISHERS = 4
+"""Threads that put finished folders into the store: their digests, and flushes that a disk takes together."""
 SETTINGS = {
     "unet.targets": "lora.unet.targets",
     "text_encoder.targets": "lora.text_encoder.targets",
@@ -118,7 +121,8 @@ def make(
     """Return a finished folder per name, building only those that the store lacks.
 
     contents: {name: all that can change its result}. build(names, workspace, publish) makes the missing ones and
-    calls publish(name, folder) for each. A name that build does not publish is absent from the result.
+    calls publish(name, folder) for each, which takes the folder away in a thread while build goes on. A name that
+    build does not publish is absent from the result.
     model: whether the stage computes with the model, whose identity is then part of the key.
     """
     identity = bench.identity if model else {}
@@ -137,11 +141,14 @@ def make(
             # Another process may have made some while we waited for the lock.
             missing = [name for name in missing if bench.store.find(stage, keys[name]) is None]
 
-            def publish(name: str, folder: Path) -> None:
-                bench.store.publish(folder, stage, keys[name], name=name, content=full[name])
+            with beside(PUBLISHERS, f"publishing {stage}") as others:
 
-            if missing:
-                build(missing, work, publish)
+                def publish(name: str, folder: Path) -> None:
+                    key, content = keys[name], full[name]
+                    others.do(partial(bench.store.publish, folder, stage, key, name=name, content=content))
+
+                if missing:
+                    build(missing, work, publish)
     bench.count(stage, len(missing), len(keys) - len(missing))
     found = {name: bench.store.find(stage, key) for name, key in keys.items()}
     return {name: path for name, path in found.items() if path is not None}

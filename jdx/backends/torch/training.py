@@ -50,7 +50,7 @@ from jdx.backends.torch.repeatable import fixed_order
 from jdx.backends.torch.replay import MOST_PASSES, Feed, as_they_are, recorded
 from jdx.backends.torch.snapshots import AdapterState
 from jdx.backends.torch.step import Step
-from jdx.backends.torch.writer import Work, Writer, writing
+from jdx.backends.torch.writer import HandOver, Work, Writer, writing
 from jdx.errors import BackendError
 from jdx.methods.schedule import lr_factor
 from jdx.progress import Progress, Task
@@ -344,12 +344,12 @@ class PackRun:
                 self._fail(k, done, "parameters")
                 continue
             own = {name: copy[k] for name, copy in copies.items()}
-            works.append(partial(self._publish, k, done, own, self.logs[k]))
+            works.append(partial(self._write, k, done, own, self.logs[k]))
         writer.begin(works)
 
-    def _publish(self, k: int, done: int, rows: dict[str, Tensor], losses: LossLog) -> None:
-        """Write the snapshot of adapter k from copies of its rows, and hand it over. Called in the writer's thread: it
-        reads nothing that steps change.
+    def _write(self, k: int, done: int, rows: dict[str, Tensor], losses: LossLog) -> HandOver:
+        """Write the snapshot of adapter k from copies of its rows. Called in a thread of the writer's, beside others':
+        it reads nothing that steps change, and changes nothing that others read.
         """
         style, layout, keys = self.styles[k], {}, state_keys(self.pack.adapters[k])
         vectors: dict[str, Tensor] = {}
@@ -363,8 +363,11 @@ class PackRun:
         adapter = Adapter(**results, metadata=self._metadata(k, done))
         folder = snapshot_folder(self.session.out, style, done)
         snapshots.save(folder, adapter, state)
+        return partial(self._hand_over, style, state, folder)
+
+    def _hand_over(self, style: str, state: AdapterState, folder: Path) -> None:
         self.session.states[style] = state
-        self.session.on_snapshot(style, done, folder)
+        self.session.on_snapshot(style, state.step, folder)
 
     def _metadata(self, k: int, done: int) -> dict[str, str | int]:
         adapter = self.pack.adapters[k]

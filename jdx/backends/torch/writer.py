@@ -1,25 +1,31 @@
-"""Snapshots written in a thread while training goes on."""
+"""Snapshots written in threads while training goes on."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+
+from jdx.beside import threads
 
 log = logging.getLogger(__name__)
 
-Work = Callable[[], None]
-"""Writes one adapter's files and hands them over."""
+HandOver = Callable[[], None]
+Work = Callable[[], HandOver]
+"""Writes one adapter's files; its result hands them over."""
+FILES = 4
+"""Adapters of a snapshot that are written at once: each takes some copies of its state, 100 MB at rank 32."""
 
 
 class Writer:
-    """Does the works of one snapshot at a time, one after the other, in a thread of its own.
+    """Does the works of one snapshot at a time: files are written side by side, and handed over one by one in order.
 
     What a work raises ends its snapshot and is raised by the next `look`, `wait` or `begin`.
     """
 
     def __init__(self) -> None:
+        self._files = ThreadPoolExecutor(threads(FILES), thread_name_prefix="snapshots' files")
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="snapshots")
         self._flight: Future[None] | None = None
         self._abandoned = False
@@ -49,18 +55,28 @@ class Writer:
                     self._flight = None
 
     def close(self) -> None:
-        """Wait for the snapshot in flight and end the thread; when that is interrupted, for the work in hand only."""
+        """Wait for the snapshot in flight and end the threads; when that is interrupted, for the works in hand only."""
         try:
             self.wait()
         finally:
             self._abandoned = True
             self._pool.shutdown(wait=True)
+            self._files.shutdown(wait=True)
 
     def _do(self, works: Sequence[Work]) -> None:
-        for work in works:
-            if self._abandoned:
-                return
-            work()
+        begun = [self._files.submit(self._written, work) for work in works]
+        try:
+            for one in begun:
+                if (hand_over := one.result()) is None:
+                    return
+                hand_over()
+        finally:
+            for one in begun:
+                one.cancel()
+            wait(begun)  # what was begun is whole before its snapshot's end is told
+
+    def _written(self, work: Work) -> HandOver | None:
+        return None if self._abandoned else work()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import errno
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from jdx.backends.torch import snapshots
 from jdx.backends.torch.adapters import Adapter
 from jdx.backends.torch.models import Models
 from jdx.backends.torch.snapshots import AdapterState
-from jdx.backends.torch.writer import Writer, writing
+from jdx.backends.torch.writer import HandOver, Work, Writer, writing
 from tests.jdx.backends.train_jobs import THREE, Moments, make_job, run, with_word
 
 FILES = ("pytorch_lora_weights.safetensors", "state.safetensors", "losses.csv")
@@ -91,8 +92,10 @@ def test_a_full_disk_ends_the_training(
     monkeypatch.setattr(snapshots, "save", full)
     with pytest.raises(OSError, match="No space left"):
         run(make_job(moments, models, *THREE, snapshots=(2, end)), models, tmp_path)
-    assert begun == [("00", 2), ("05", 2)]
-    assert [path.name for path in tmp_path.glob("*/*")] == ["000002"]
+    assert {step for _, step in begun} == {2}
+    whole = [path for path in tmp_path.glob("*/*") if not path.name.startswith(".")]
+    assert {path.parent.name for path in whole} == {style for style, _ in begun} - {"05"}
+    assert all(snapshots.load(path, 2).step == 2 for path in whole)
 
 
 def test_an_interruption_leaves_the_snapshot_before_it_whole(
@@ -127,35 +130,56 @@ def test_restart_points_wait_for_their_time(
 
 
 def test_one_snapshot_at_a_time() -> None:
-    gate, done = threading.Event(), []
+    gate = threading.Event()
+    done: list[str] = []
 
-    def slow() -> None:
+    def slow() -> HandOver:
         assert gate.wait(PATIENCE)
-        done.append("first")
+        return partial(done.append, "first")
 
     with writing() as writer:
         writer.begin([slow])
         assert writer.busy
         writer.look()  # does not wait
         threading.Timer(0.05, gate.set).start()
-        writer.begin([lambda: done.append("second")])
+        writer.begin([written(done, "second")])
         assert done[0] == "first"
     assert done == ["first", "second"]
     assert not writer.busy
 
 
-def fail() -> None:
+def written(done: list[str], name: str) -> Work:
+    """A work whose files are there at once and whose handing over is noted."""
+    return lambda: partial(done.append, name)
+
+
+def test_files_are_written_side_by_side_and_handed_over_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jdx.backends.torch.writer.threads", lambda most: most)
+    together = threading.Barrier(3, timeout=PATIENCE)
+    done: list[int] = []
+
+    def work(number: int) -> HandOver:
+        together.wait()  # nobody goes on alone
+        time.sleep(0.02 * (3 - number))  # the last one is written first
+        return partial(done.append, number)
+
+    with writing() as writer:
+        writer.begin([partial(work, number) for number in range(3)])
+    assert done == [0, 1, 2]
+
+
+def fail() -> HandOver:
     raise OSError(errno.EIO, "Input/output error")
 
 
 def test_failures_are_told_once_and_end_their_snapshot() -> None:
     done: list[str] = []
     with writing() as writer:
-        writer.begin([fail, lambda: done.append("after")])
+        writer.begin([written(done, "before"), fail, written(done, "after")])
         with pytest.raises(OSError, match="Input/output"):
             writer.wait()
-        writer.begin([lambda: done.append("next")])
-    assert done == ["next"]
+        writer.begin([written(done, "next")])
+    assert done == ["before", "next"]
 
 
 @pytest.mark.parametrize(
@@ -175,20 +199,22 @@ def test_a_failure_at_the_end_is_not_lost(
 
 
 def test_a_second_interruption_abandons_what_was_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, done, patience = threading.Event(), [], time.monotonic() + PATIENCE
+    monkeypatch.setattr("jdx.backends.torch.writer.threads", lambda most: 1)
+    begun, patience = threading.Event(), time.monotonic() + PATIENCE
+    done: list[str] = []
 
-    def in_hand() -> None:
+    def in_hand() -> HandOver:
         begun.set()
         while not writer._abandoned and time.monotonic() < patience:
             time.sleep(0.001)
-        done.append("in hand")
+        return partial(done.append, "in hand")
 
     def interrupted(_: Writer) -> None:
         assert begun.wait(PATIENCE)
         raise KeyboardInterrupt
 
     writer = Writer()
-    writer.begin([in_hand, lambda: done.append("after")])
+    writer.begin([in_hand, written(done, "after")])
     monkeypatch.setattr(Writer, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         writer.close()
