@@ -105,7 +105,7 @@ class Developer:
         parts = [self._decoded(some) for some in torch.split(latents, self.most)]
         levels, pixels_fine = (torch.cat(some) for some in zip(*parts, strict=True))
         fine = torch.stack([latents.isfinite().flatten(1).all(1), pixels_fine])
-        levels, fine = _fetch(levels), _fetch(fine)
+        levels, fine = fetch(levels), fetch(fine)
         batch = _Batch(pictures, latents, levels, fine, reached(latents.device))
         self.finish()
         self._under_way.append(batch)
@@ -145,7 +145,7 @@ class Developer:
         return to_levels(pixels)[0].cpu()
 
 
-def _fetch(x: Tensor) -> Tensor:
+def fetch(x: Tensor) -> Tensor:
     """A copy in host memory, complete when the device has come so far."""
     if x.device.type != "cuda":
         return x
