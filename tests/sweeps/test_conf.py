@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import jdx.train  # registers the resolver that the configuration uses
-from jdx import ROOT
+from jdx import ROOT, validation
 from jdx.overrides import check_overrides
 from jdx.schema import leaves
 from sweeps.content import content_of
@@ -20,6 +20,7 @@ from sweeps.plugin import DEFAULTS
 from sweeps.samplers import PRUNERS, SAMPLERS, make_pruner, make_sampler
 from sweeps.settings import Settings, build_settings
 from sweeps.space import parse_space
+from tests.configs import compose_plain
 
 assert jdx.train
 CONF = ROOT / "conf"
@@ -72,6 +73,31 @@ def test_ready_spaces_name_real_settings(name: str) -> None:
         key, _, value = word.partition("=")
         if key not in {"method", "sampler"}:
             assert OmegaConf.select(config, key) == OmegaConf.create(f"x: {value}").x
+
+
+def searched(*overrides: str) -> dict[str, list[Any]]:
+    """{setting: its values} of those that can be counted."""
+    dimensions = parse_space(sweeper(*overrides).params or {}, []).dimensions
+    return {key: list(dim.values) for key, dim in dimensions.items() if dim.values is not None}
+
+
+def test_steps_are_searched_around_the_models_and_the_samplers_own() -> None:
+    assert searched("sweep=lora", "model=sd21")["train.steps"] == [250, 500, 800, 1200]
+    assert searched("sweep=lora", "model=mini")["train.steps"] == [200, 400, 640, 960]
+    assert searched("sweep=sampler", "model=sd21")["sampler.steps"] == [15, 25, 40, 60]
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_a_sweep_made_tiny_is_quick_and_all_its_points_are_valid(name: str) -> None:
+    base = [f"sweep={name}", "debug=tiny"]
+    space = parse_space(sweeper(*base).params or {}, [])
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=2))
+    for _ in range(20):
+        words = space.words(space.suggest(study.ask(), {}))
+        trial = validation.build(compose_plain(*base, *words))
+        assert trial.train.steps <= 10
+        assert trial.sampler.steps <= 10
+        assert trial.method.styleid.steps <= 5
 
 
 def test_keys_of_upstream_are_accepted() -> None:
