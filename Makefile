@@ -23,7 +23,8 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip >/dev/null 2>&1 || \
 	  { echo "$(VENV) is there, but has no pip: remove it (make clean), and the next make begins anew"; exit 1; }
 	@echo "installing into $(VENV) (the first time takes some minutes: PyTorch is large)"
-	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[dev]'
+	@$(PY) -m compileall -qq -j 0 $(VENV)/lib || true # on all cores, where pip uses one; templates do not compile
 	@touch $@
 
 train: $(VENV)/.installed
@@ -36,8 +37,9 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(PY) -m mypy jdx evaluation data launcher tests benchmarks sweeps hydra_plugins
 
+# Hundreds of processes import the same files: without byte code each would compile them again.
 test: lint types
-	$(PY) -m pytest -n auto --dist loadfile $(ARGS)
+	env -u PYTHONDONTWRITEBYTECODE $(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 jittor: $(VENV)/.installed
 	$(PY) -m jdx.backends.jittor --device cpu

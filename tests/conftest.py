@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from _pytest.terminal import TerminalReporter
 
+from tests import order
 from tests.servers.chromium import browser, chromium
 from tests.servers.postgres import postgres_server, postgres_url
 from tests.servers.ray import ray_cluster, ray_server
@@ -29,8 +31,29 @@ __all__ = [
 ]
 
 # On tensors this small a second thread wins nothing, and on a busy machine OpenMP's threads spin waiting for
-# each other: the same test took 1.6 s with one thread and 38 s with two.
+# each other: the same test took 1.6 s with one thread and 38 s with two. The variable is for what tests start.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    return order.workers()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order.in_order(items)
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
+    reports = [
+        report
+        for group in terminalreporter.stats.values()
+        for report in group
+        if isinstance(report, pytest.TestReport)
+    ]
+    if config.getoption("numprocesses", None) and (long := order.become_long(reports)):
+        terminalreporter.section("long files that tests/order.py does not let begin early")
+        terminalreporter.write_line("\n".join(long))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from jdx.backends.jittor.backend import JittorBackend
@@ -15,7 +18,13 @@ from jdx.backends.jittor.process import import_path
 
 @pytest.fixture(scope="session")
 def jittor() -> Environment:
-    """The environment below `$JDX_JITTOR` (default `~/.cache/jdx/jittor`), as `make jittor` leaves it."""
+    """The environment below `$JDX_JITTOR` (default `~/.cache/jdx/jittor`), as `make jittor` leaves it.
+
+    `$JDX_TESTS_AWAIT` is the number of a process that is making it; it is waited for.
+    """
+    if process := os.environ.get("JDX_TESTS_AWAIT"):
+        with suppress(psutil.NoSuchProcess):
+            psutil.Process(int(process)).wait()
     environment = Environment(Place(device="cpu"))
     if lacking := environment.lacks():
         pytest.skip(f"no Jittor here, which `make jittor` would bring: {lacking}")
