@@ -137,7 +137,7 @@ class Views:
 
 def _view(whole: Future[Image.Image], crop: CropSpec, name: tuple[draws.Name, ...]) -> Tensor:
     # Its picture was given to the threads before it and waits for nothing, so this wait ends.
-    return to_pixels(view(whole.result(), crop, *name)).contiguous()
+    return to_pixels(view(whole.result(), crop, *name))
 
 
 class _Pass(NamedTuple):

@@ -19,9 +19,10 @@ THREADS = 4
 
 
 def to_pixels(picture: Image.Image) -> Tensor:
-    """An RGB picture as float32 (3, H, W) in [-1, 1]: level 0 is -1, level 255 is 1."""
+    """An RGB picture as float32 (3, H, W) in [-1, 1], contiguous: level 0 is -1, level 255 is 1."""
     levels = torch.from_numpy(np.array(picture.convert("RGB"), dtype=np.float32))
-    return (levels / 255.0).permute(2, 0, 1) * 2.0 - 1.0
+    # Colour by colour here, in a reader's thread: a batch of interleaved ones takes thirty times as long to stack.
+    return ((levels / 255.0).permute(2, 0, 1) * 2.0 - 1.0).contiguous()
 
 
 def to_levels(pixels: Tensor) -> Tensor:

@@ -9,8 +9,7 @@ pass per picture and step: N to invert, N to draw.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -24,12 +23,12 @@ from jdx.backends.torch.develop import Developer, Folder, Handover, Picture
 from jdx.backends.torch.devices import in_batches, pictures_that_fit, send
 from jdx.backends.torch.inference import Denoiser, denoiser, even_rows
 from jdx.backends.torch.models import Models
-from jdx.backends.torch.pictures import PictureWriter, to_pixels
+from jdx.backends.torch.pictures import PictureWriter
 from jdx.backends.torch.styleid_checks import check, levels_of
 from jdx.backends.torch.styleid_features import ALL, CONTENT, STYLE, Keeper, Lender
 from jdx.backends.torch.styleid_layers import Capture, Inject
 from jdx.backends.torch.styleid_memory import FeatureMemory, Inverted, Key, Shapes, places, size
-from jdx.backends.views import centred_square
+from jdx.backends.torch.styleid_pictures import Squares
 from jdx.digests import file_digest
 from jdx.methods.styleid import adain, denoise, injected, invert
 from jdx.progress import Progress
@@ -40,8 +39,6 @@ GIB_AT_512 = 0.35
 """Working memory of one picture in a UNet pass."""
 VAE_BATCH = 4
 """Pictures in one pass of the VAE, whose activations are far larger than the UNet's."""
-READERS = 4
-"""Threads that decode and resize pictures."""
 
 Wanted = tuple[Path, tuple[str, ...]]
 """(picture, the parts that its inversion shall keep)."""
@@ -69,13 +66,21 @@ def stylise(job: StyliseJob, models: Models, out: Path, progress: Progress, on_s
     memory.next_job()
     folders = [Folder.of(style.style, out / style.style, style.contents) for style in job.styles]
     total = sum(map(partial(_passes, steps=job.spec.steps), job.styles, folders))
-    with progress.task("stylising", total) as task, PictureWriter() as writer:
-        engine = StyleId(models, job.spec, layers, job.resolution, memory, job.batch_size, task.advance)
+    with (
+        progress.task("stylising", total) as task,
+        PictureWriter() as writer,
+        closing(
+            StyleId(models, job.spec, layers, job.resolution, memory, job.batch_size, task.advance)
+        ) as engine,
+    ):
         developer = Developer(models, writer, VAE_BATCH, lambda n: None)
         hand_over = Handover(folders, on_style)
         try:
             engine.compile(job.compile, job.styles, folders)
-            for style, folder in zip(job.styles, folders, strict=True):
+            styles = list(zip(job.styles, folders, strict=True))
+            for place, (style, folder) in enumerate(styles):
+                for then in styles[place + 1 : place + 2]:
+                    engine.expect(*then)
                 engine.stylise(style, folder, developer, hand_over)
         finally:
             try:
@@ -113,7 +118,7 @@ class StyleId:
         tick: Callable[[int], None] = lambda n: None,
     ):
         self.models, self.spec, self.layers, self.resolution = models, spec, tuple(layers), resolution
-        self.memory, self.tick = memory, tick
+        self.memory, self.tick, self.squares = memory, tick, Squares(resolution)
         self.batch = batch_size or pictures_that_fit(models.device, resolution, GIB_AT_512, MOST)
         self.levels = levels_of(models, spec.steps)
         self.rows = {t: row for row, t in enumerate(injected(self.levels, spec.start_step))}
@@ -135,6 +140,18 @@ class StyleId:
         return {
             (layer, part): (len(self.rows), *self.sizes[layer]) for layer in self.layers for part in parts
         }
+
+    def close(self) -> None:
+        """End the threads that read pictures."""
+        self.squares.close()
+
+    def expect(self, style: StyleStyliseJob, folder: Folder) -> None:
+        """Begin to read what the first batch of a style will invert, while the device draws another one."""
+        todo = _todo(style, folder)
+        used = {style.references[which]: None for *_, which in todo}
+        wanted = [*((path, CONTENT) for _, path, _ in todo), *((path, STYLE) for path in used)]
+        new = [path for path, parts in wanted if not self.memory.holds(self.key(path, parts))]
+        self.squares.begin(new[: self.batch])
 
     @torch.no_grad()
     def stylise(
@@ -246,9 +263,7 @@ class StyleId:
     def encode(self, pictures: Sequence[Path]) -> Tensor:
         """Clean latents (B, C, h, w), UNet scale: the mode of the VAE's posterior, not a sample."""
         dtype = torch.float64 if self.models.dtype is torch.float64 else torch.float32
-        with ThreadPoolExecutor(READERS) as pool:
-            pixels = torch.stack(list(pool.map(partial(square, resolution=self.resolution), pictures)))
-        pixels = send(pixels, self.models.device)
+        pixels = send(self.squares.take(pictures), self.models.device)
         means = [self.models.moments(some)[0] for some in torch.split(pixels, VAE_BATCH)]
         return self.models.scaled(torch.cat(means)).to(dtype)
 
@@ -327,14 +342,6 @@ class StyleId:
         except torch.cuda.OutOfMemoryError:
             self.memory.clear()
             raise
-
-
-def square(picture: Path, resolution: int) -> Tensor:
-    """Pixels (3, resolution, resolution) in [-1, 1]: the largest centred square, resized by Lanczos.
-
-    As in the authors' program.
-    """
-    return to_pixels(centred_square(picture, resolution))
 
 
 def _latent(one: Inverted) -> Tensor:

@@ -118,11 +118,16 @@ class FeatureMemory:
         for key in [key for key in self._entries if not self._busy[key]]:
             del self._entries[key]
 
+    def holds(self, key: Key) -> bool:
+        """Whether `get` would give a complete inversion now."""
+        entry = self._entries.get(key)
+        return entry is not None and entry.inverted.latent is not None
+
     def get(self, key: Key) -> Inverted | None:
         """A complete inversion, or None."""
-        entry = self._entries.get(key)
-        if entry is None or entry.inverted.latent is None:
+        if not self.holds(key):
             return None
+        entry = self._entries[key]
         self._entries[key] = self._entries.pop(key)
         entry.job = self._job
         return entry.inverted

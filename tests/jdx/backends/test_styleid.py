@@ -20,11 +20,11 @@ from torch import Tensor
 from jdx.backends.base import ModelSpec, StyleIdSpec
 from jdx.backends.torch.attention import processors, self_attentions
 from jdx.backends.torch.models import Models, load
-from jdx.backends.torch.styleid import square
 from jdx.backends.torch.styleid_checks import levels_of
 from jdx.backends.torch.styleid_features import CONTENT, STYLE, Keeper
 from jdx.backends.torch.styleid_layers import Capture, resolve_layers
 from jdx.backends.torch.styleid_memory import FeatureMemory, Inverted, Place, size
+from jdx.backends.torch.styleid_pictures import square
 from jdx.errors import ConfigError
 from jdx.methods.styleid import denoise
 from tests.jdx.backends.styleid_jobs import CPU, RESOLUTION, SPEC, engine, forget, pictures, redrawn

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,9 +21,10 @@ from jdx.backends.base import ModelSpec, StyleIdSpec, StyleStyliseJob, StyliseJo
 from jdx.backends.torch import styleid
 from jdx.backends.torch.models import Models
 from jdx.backends.torch.styleid import StyleId
+from jdx.backends.torch.styleid_pictures import Squares, square
 from jdx.errors import BackendError, ConfigError
 from jdx.progress import NullProgress
-from tests.jdx.backends.styleid_jobs import SPEC, engine, forget, job, pictures, redrawn
+from tests.jdx.backends.styleid_jobs import RESOLUTION, SPEC, engine, forget, job, pictures, redrawn
 
 __all__ = ["forget", "pictures"]
 
@@ -160,3 +163,44 @@ def test_all_faults_of_a_job_in_one_report(models: Models, tiny_sd: Path, tmp_pa
     ):
         assert part in text
     assert not (tmp_path / "out").exists()
+
+
+def test_the_next_style_is_read_while_this_one_is_drawn(
+    tiny_sd: Path, models: Models, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Style 00 has contents 0 and 1, style 01 content 2; both take reference 3 or 4."""
+    style = StyleStyliseJob("00", tuple(pictures[3:]), {"a.png": (pictures[0], 0), "b.png": (pictures[1], 0)})
+    then = StyleStyliseJob("01", tuple(pictures[3:]), {"c.png": (pictures[2], 1)})
+    read, done = Counter[Path](), threading.Event()
+    moments = Models.moments
+
+    def noted(picture: Path, resolution: int) -> torch.Tensor:
+        found = square(picture, resolution)
+        read[picture] += 1
+        if {pictures[2], pictures[4]} <= read.keys():
+            done.set()
+        return found
+
+    def once_read(models: Models, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        assert done.wait(60.0)
+        return moments(models, pixels)
+
+    monkeypatch.setattr("jdx.backends.torch.styleid_pictures.square", noted)
+    monkeypatch.setattr(Models, "moments", once_read)
+    work = StyliseJob(ModelSpec(str(tiny_sd)), SPEC, RESOLUTION, (style, then))
+    for gamma in (0.6, 0.3):  # the second time everything is in memory
+        spec = replace(SPEC, gamma=gamma)
+        again = replace(work, spec=spec)
+        styleid.stylise(again, models, tmp_path / str(gamma), NullProgress(), lambda *_: None)
+    assert set(read.values()) == {1}
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("square")]
+
+
+def test_squares_are_the_same_read_ahead_or_not(pictures: list[Path]) -> None:
+    some = [pictures[4], pictures[0], pictures[4]]
+    with closing(Squares(RESOLUTION)) as squares:
+        squares.begin(pictures)
+        ahead = squares.take(some)
+        assert torch.equal(ahead, squares.take(some))
+    assert torch.equal(ahead, torch.stack([square(path, RESOLUTION) for path in some]))
+    assert ahead.is_contiguous()
