@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from evaluation.pictures import Picture
 from evaluation.preprocess import Preprocess
@@ -18,6 +18,7 @@ class TextReader(Protocol):
     """A text tower: `encode` gives (T, d), not normalised; `digest` names weights and tokenizer."""
 
     digest: str
+    device: torch.device
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """The vectors of some texts, on the CPU."""
@@ -28,9 +29,11 @@ class TextReader(Protocol):
 class Eye:
     """A network and its preprocessing. `digest` names both; two roles with equal digests share one eye.
 
-    `forward` takes (N, 3, H, W) and gives one tensor per stage, or one (N, d) tensor. `seen` counts pictures.
+    `forward` takes (N, 3, H, W) through `network` and gives one tensor per stage, or one (N, d) tensor. `seen` counts
+    pictures.
     """
 
+    network: nn.Module
     digest: str
     prepare: Preprocess
     forward: Callable[[Tensor], list[Tensor]]

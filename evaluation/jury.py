@@ -56,6 +56,19 @@ class Judges:
         }
         return {"name": self.name, "sha256": dict(self.digests), "settings": settings}
 
+    def to(self, device: torch.device) -> None:
+        """Move all networks, in place; a text tower lies in the network of its role's eye."""
+        if device == self.device:
+            return
+        for role in self.digests:
+            eye: Eye = getattr(self, role)
+            eye.network.to(device)
+            eye.device = device
+        for texts in (self.clip_r_texts, self.clip_iqa_texts):
+            texts.device = device
+        self.heads = [head.to(device) for head in self.heads]
+        self.device = device
+
     def fid_vectors(self, seen: list[Tensor]) -> Tensor:
         """(N, k) features of FID from what its eye saw."""
         return pooled(seen[self.fid_stage]).float()

@@ -75,7 +75,7 @@ def _lpips_package() -> Path:
 def _eye(module: nn.Module, prepare: Preprocess, located: Located, device: torch.device, **extra: Any) -> Eye:
     forward = extra.pop("forward", module)
     digest = feature_key(located.digest, prepare.key, *(f"{k}={v}" for k, v in sorted(extra.items())))
-    return Eye(digest, prepare, forward, device)
+    return Eye(module, digest, prepare, forward, device)
 
 
 def _load_vision(located: Located, device: torch.device, _: Resize) -> Loaded:

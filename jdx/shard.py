@@ -14,6 +14,7 @@ from typing import Any
 from jdx import trial, validation
 from jdx.disk import told
 from jdx.progress import Progress
+from jdx.stages.judges import resting
 from jdx.tracking.base import NoTracker
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def main() -> None:
 def _obey(order: Mapping[str, Any]) -> dict[str, Any]:
     config = validation.build(order["config"])
     store = {"store": Path(config.store.root).expanduser().absolute()}
-    with told(store), Progress(quiet=True) as progress:
+    with told(store), Progress(quiet=True) as progress, resting():
         bench = trial.make_bench(config, trial.read_set(config), progress)
         losses = _Losses()
         bench = replace(bench, tracker=losses, fixed_seeds=order["fixed_seeds"])

@@ -29,6 +29,7 @@ from jdx.stages.coarse import train_coarse
 from jdx.stages.encode import crop_of, encode
 from jdx.stages.generate import Adapted, Seeds, fixed_seeds, seeds_of, start_faults
 from jdx.stages.joint import JOINT, joined, joint_faults
+from jdx.stages.judges import resting, say_device
 from jdx.stages.prior import class_pictures
 from jdx.stages.score import Scores, check_judges
 from jdx.stages.select import RECORD, draw_pictures, summary
@@ -78,6 +79,7 @@ def run(config: TrialConfig, run_dir: Path, challenge: ChallengeSet | None = Non
     with (
         told({"store": Path(config.store.root).expanduser().absolute(), "run folder": run_dir}),
         Progress(quiet=config.quiet) as progress,
+        resting(),
     ):
         run_dir.mkdir(parents=True, exist_ok=True)
         bench, seeds = open_bench(config, read_set(config) if challenge is None else challenge, progress)
@@ -123,6 +125,7 @@ def open_bench(config: TrialConfig, challenge: ChallengeSet, progress: Progress)
         faults += error.faults
     if faults:
         raise ConfigError(faults)
+    say_device(config)
     for note in challenge.notes:
         log.warning("%s", note)
     return _identified(bench), seeds_of(bench)

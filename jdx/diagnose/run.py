@@ -14,7 +14,7 @@ from jdx.diagnose.findings import Diagnosis, StyleDiagnosis
 from jdx.diagnose.spread import FALSE_ALARMS
 from jdx.errors import BackendError
 from jdx.report.run_folder import RunFolder
-from jdx.stages.score import NONE
+from jdx.stages.judges import NONE
 
 if TYPE_CHECKING:
     from evaluation import Scorer

@@ -18,14 +18,13 @@ from typing import Any
 from data.challenge import Reference
 from jdx import draws
 from jdx.backends.base import AdapterSpec, CropSpec, InitSpec, LoraSpec, PictureSpec, StyleDrawJob
-from jdx.device_list import device_of
 from jdx.files import write_text
 from jdx.schema import changed
 from jdx.stages.adapt import Adapters, adapt
 from jdx.stages.bench import Bench, Publish, make
 from jdx.stages.encode import encode
 from jdx.stages.generate import draw, sampler_of
-from jdx.stages.score import NONE, judges_of
+from jdx.stages.judges import NONE, judges_of, resting, seated
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +159,11 @@ def _keep(
     import json
 
     judge = _TextJudge(bench)
-    with bench.progress.task("choosing", sum(len(candidates[style]) for style in styles)) as task:
+    count = sum(len(candidates[style]) for style in styles)
+    with (
+        resting(),
+        bench.progress.task("choosing", count) as task,
+    ):  # the training that follows needs the card
         for style in styles:
             folder = work / style
             folder.mkdir()
@@ -182,9 +185,7 @@ class _TextJudge:
     """CLIP-R's network of the trial's judges: cosines between pictures and a word."""
 
     def __init__(self, bench: Bench):
-        from evaluation.jury import load_judges
-
-        self.judges = load_judges(judges_of(bench.config.evaluation), device=device_of(bench.config))
+        self.judges = seated(bench.config)
 
     def marks(self, paths: Sequence[Path], word: str) -> list[float]:
         """One cosine per picture."""

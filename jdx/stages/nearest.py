@@ -16,7 +16,8 @@ from jdx.backends.base import CropSpec
 from jdx.digests import file_digest
 from jdx.stages.bench import Bench, Publish, make
 from jdx.stages.encode import encode
-from jdx.stages.score import NONE, Panel, told
+from jdx.stages.judges import NONE
+from jdx.stages.score import Panel, told
 
 VERSION = 1
 STAGE = "nearest"

@@ -13,25 +13,17 @@ from data.challenge import load_picture
 from evaluation.errors import EvaluationError, JudgesError
 from evaluation.formula import quality_part, style_part
 from jdx import observer
-from jdx.device_list import device_of
 from jdx.digests import file_digest
 from jdx.errors import BackendError, Fault
-from jdx.schema import Evaluation, plain
+from jdx.schema import Evaluation
 from jdx.stages.bench import Bench, Publish, make
+from jdx.stages.judges import NONE, awake, judges_of, seated
 
 if TYPE_CHECKING:  # the scorer brings torch: imported when it is needed, so that a wrong path is told at once
-    from evaluation import JudgeSpec, Scorer, StyleMarks
+    from evaluation import Scorer, StyleMarks
 
-NONE = "none"
 STAGE = "score"
 VERSION = 1
-
-
-def judges_of(settings: Evaluation) -> JudgeSpec:
-    """The judge set of the config, with local weights where it points to some. Raises JudgesError."""
-    from evaluation import JudgeSpec
-
-    return JudgeSpec.named(settings.judges).pointed_at(plain(settings.networks))
 
 
 def check_judges(settings: Evaluation) -> list[Fault]:
@@ -77,7 +69,7 @@ class Panel:
 
     @property
     def scorer(self) -> Scorer:
-        """Loaded when first asked for: training needs the memory before, and what is in the store needs no judge."""
+        """Made when first asked for: training needs the memory before, and what is in the store needs no judge."""
         from evaluation import ScoreOptions, Scorer
 
         if "scorer" not in self.bench.kept:
@@ -85,10 +77,10 @@ class Panel:
             options = ScoreOptions(
                 histogram=settings.histogram,
                 fid_resize=settings.fid_resize,
-                device=device_of(self.bench.config),
                 batch_size=settings.batch_size,
             )
-            self.bench.kept["scorer"] = Scorer(judges_of(settings), options)
+            self.bench.kept["scorer"] = Scorer(seated(self.bench.config), options)
+        awake()  # they rest while the coarse branch of further styles is trained
         scorer: Scorer = self.bench.kept["scorer"]
         return scorer
 

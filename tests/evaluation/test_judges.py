@@ -166,3 +166,16 @@ def test_trunk_configs_are_checked() -> None:
         TrunkConfig(stages=(), norm="layer", activation="tanh")
     with pytest.raises(ValueError, match="unknown keys"):
         TrunkConfig.from_json({"stages": [], "size": 3})
+
+
+def test_judges_move_with_all_they_have(tiny_judges: Path) -> None:
+    judges, meta = load_judges(tiny_judges, device="cpu"), torch.device("meta")
+    judges.to(meta)
+    for role in judges.digests:
+        eye = getattr(judges, role)
+        assert eye.device == meta
+        assert {parameter.device for parameter in eye.network.parameters()} == {meta}
+    assert {judges.device, judges.clip_r_texts.device, judges.clip_iqa_texts.device} == {meta}
+    assert {head.device for head in judges.heads} == {meta}
+    for role, texts in (("clip_r", judges.clip_r_texts), ("clip_iqa", judges.clip_iqa_texts)):
+        assert texts.model is getattr(judges, role).network  # type: ignore[attr-defined]

@@ -13,6 +13,7 @@ import evaluation
 from evaluation.formula import style_part
 from jdx import summary, validation
 from jdx.errors import ConfigError
+from jdx.stages import judges
 from tests.configs import compose_plain
 from tests.jdx.lab import STYLES, Lab, challenge, lab, made, pixels
 
@@ -159,13 +160,15 @@ def test_choice_that_cannot_be_made_is_refused(lab: Lab, settings: tuple[str, ..
 def test_repeated_trial_loads_no_judge(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     first, one = lab.run(*FOUR)
 
+    judges.release()
+
     def loaded(*_: Any, **__: Any) -> None:
         raise AssertionError("a judge was loaded")
 
-    monkeypatch.setattr(evaluation.scorer, "load_judges", loaded)
+    monkeypatch.setattr(evaluation, "load_judges", loaded)
     second, two = lab.run(*FOUR, "tags=[again]", "evaluation.batch_size=1")
     assert read(one, "metrics.json") == read(two, "metrics.json")
     assert first.final_score == second.final_score
     assert all(tally["made"] == 0 for tally in made(two).values())
-    with pytest.raises(AssertionError, match="a judge was loaded"):
+    with pytest.raises(AssertionError, match="a judge was loaded"):  # some are needed
         lab.run(*FOUR, "evaluation.histogram=corrected")

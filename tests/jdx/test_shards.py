@@ -15,6 +15,7 @@ from jdx import device_list, shards, trial, validation
 from jdx.backends import make_backend
 from jdx.errors import BackendError, ConfigError
 from jdx.shards import Crew, shares
+from jdx.stages import judges
 from jdx.stages.bench import Bench
 from tests.configs import compose_plain
 from tests.jdx.lab import Lab, challenge, lab, made, pixels
@@ -159,7 +160,8 @@ def test_backend_and_judges_are_on_the_one_device_of_the_list(
         return load(*some, **settings)
 
     monkeypatch.setattr(trial, "make_backend", watched_make)
-    monkeypatch.setattr("evaluation.scorer.load_judges", watched_load)
+    monkeypatch.setattr("evaluation.load_judges", watched_load)
+    judges.release()
     _, run = lab.run("method=base", "backend.device=auto", "backend.devices=[cpu]")
     assert asked == ["backend cpu", "judges cpu"]
     assert json.loads((run / "trial.json").read_text())["devices"] == 1
