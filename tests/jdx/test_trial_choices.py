@@ -15,18 +15,14 @@ from tests.jdx.test_configs import CHOICES
 
 __all__ = ["challenge", "lab"]
 
+FEW_STEPS = ("method.prior.per_word=1", "method.prior.sampler.steps=2", "method.styleid.steps=3")
+
 
 @pytest.mark.parametrize(
     "method", ["base", "prior", "average", "blend", "styleid", "styleid_db", "dreambooth_ti", "vae_enhancer"]
 )
 def test_every_method_runs(lab: Lab, method: str) -> None:
-    extra = [
-        "method.prior.per_word=1",
-        "method.prior.sampler.steps=2",
-        "method.styleid.steps=3",
-        "sampler.steps=4",
-    ]
-    result, run = lab.run(f"method={method}", *extra)
+    result, run = lab.run(f"method={method}", *FEW_STEPS, "sampler.steps=4")
     assert result.final_score is not None
     assert len(pixels(run / "images")) == 4
     assert (run / "content").is_dir() == method.startswith("styleid")
@@ -39,7 +35,7 @@ def test_every_method_runs(lab: Lab, method: str) -> None:
 def test_every_config_runs(lab: Lab, choice: str) -> None:
     """Methods and the Jittor backends have tests of their own, and `data=challenge` is what all of these read."""
     styles = list(STYLES) if "joint" in choice else ["00"]  # a joint adapter needs two
-    settings = ("sampler.steps=3", "train.steps=2", "data.max_prompts=1")
+    settings = (*FEW_STEPS, "sampler.steps=3", "train.steps=2", "data.max_prompts=1")
     result, run = lab.run(choice, *settings, f"data.styles={[int(style) for style in styles]}")
     assert list(pixels(run / "images")) == [f"{style}/Dog.png" for style in styles]
     # one picture has no covariance, so there is no FID and no final score, but all the rest
