@@ -14,22 +14,20 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from jdx import ROOT
 from jdx.device_list import index_of
 from jdx.errors import BackendError, NotMadeError
 from jdx.schema import changed, plain
-
-if TYPE_CHECKING:
-    from jdx.stages.bench import Bench
+from jdx.stages.bench import Bench
 
 log = logging.getLogger(__name__)
 
 Seeds = Mapping[str, Mapping[str, int]]
 Failed = dict[str, tuple[int, str]]
 """{style: (step, reason)} of styles whose training stopped."""
-Make = Callable[["Bench", Sequence[str], Any], Failed]
+Make = Callable[[Bench, Sequence[str], Any], Failed]
 """Runs the stages from encoding to drawing for some styles of a bench."""
 
 

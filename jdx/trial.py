@@ -84,10 +84,9 @@ def run(config: TrialConfig, run_dir: Path, challenge: ChallengeSet | None = Non
         run_dir.mkdir(parents=True, exist_ok=True)
         bench, seeds = open_bench(config, read_set(config) if challenge is None else challenge, progress)
         with owned(run_dir), Crew(devices_of(config)) as crew:
-            bench = replace(bench, crew=crew)
             bench.tracker.start(_run_info(bench, run_dir))
             try:
-                return _stages(bench, run_dir, seeds)
+                return _stages(bench, run_dir, seeds, crew)
             finally:
                 bench.tracker.close()
                 bench.backend.close()
@@ -166,8 +165,9 @@ def _run_info(bench: Bench, run_dir: Path) -> RunInfo:
 
 @dataclass
 class _Work:
-    """What a trial has made so far, group by group."""
+    """What a trial has made so far, group by group; crew: the processes of its further devices."""
 
+    crew: Crew
     folders: dict[str, dict[str, Path]] = field(default_factory=dict)  # stage -> style -> folder
     adapters: Adapters = field(default_factory=Adapters)
     watch: _Watch = field(default_factory=_Watch)
@@ -180,8 +180,8 @@ class _Work:
         self.folders.setdefault(stage, {}).update(folders)
 
 
-def _stages(bench: Bench, run_dir: Path, seeds: Seeds) -> TrialResult:
-    work = _Work()
+def _stages(bench: Bench, run_dir: Path, seeds: Seeds, crew: Crew) -> TrialResult:
+    work = _Work(crew)
     runfolder.write_json(run_dir / "seeds.json", seeds)
     runfolder.put_references(run_dir, bench)
     train = bench.config.train
@@ -199,7 +199,7 @@ def _score_snapshot(bench: Bench, run_dir: Path, seeds: Seeds, work: _Work, step
     train = changed(bench.config.train, steps=step, snapshots=[], score_snapshots=False)
     early = replace(bench, config=changed(bench.config, train=train))
     scores, folder = Scores(early, told=False), run_dir / "snapshots" / f"step_{step}"
-    part = _Work(watch=work.watch)
+    part = _Work(work.crew, watch=work.watch)
     _groups(early, folder, seeds, part, scores)
     metrics = _metrics(early, part, scores)
     runfolder.write_json(folder / "metrics.json", metrics)
@@ -235,7 +235,7 @@ def _groups(bench: Bench, run_dir: Path, seeds: Seeds, work: _Work, scores: Scor
 def _shared(bench: Bench, styles: list[str], seeds: Seeds, work: _Work) -> list[str]:
     """Let further devices make their share of some styles; returns the styles whose training did not stop."""
     with work.watch("shards"):
-        stopped = bench.crew.make(bench, styles, seeds, make_pictures)
+        stopped = work.crew.make(bench, styles, seeds, make_pictures)
     work.adapters.failed |= stopped
     return [style for style in styles if style not in stopped]
 
@@ -270,7 +270,7 @@ def _group(
 def make_pictures(bench: Bench, styles: Collection[str], seeds: Seeds) -> Failed:
     """Everything up to the pictures of some styles, into the store; returns those whose training stopped."""
     part = bench.part(styles)
-    adapters = _adapters(bench if bench.config.lora.joint else part, _Work())
+    adapters = _adapters(bench if bench.config.lora.joint else part, _Work(Crew([])))
     draw_pictures(part, _drawn_styles(part, adapters), seeds, _Watch())
     return adapters.failed
 

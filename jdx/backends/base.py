@@ -374,6 +374,7 @@ class Backend(ABC):
     def check(self, model: ModelSpec) -> list[str]:
         """Faults of the model and device that can be seen without loading weights; empty when all is well."""
 
+    @abstractmethod
     def name_faults(
         self,
         model: ModelSpec,
@@ -389,10 +390,8 @@ class Backend(ABC):
         prompt has room for. No weights are loaded, but a hub id may be downloaded. Raises BackendError when the model
         cannot be had.
         """
-        from jdx.backends.torch.skeleton import name_faults
 
-        return name_faults(model, targets, layers, tokens)
-
+    @abstractmethod
     def say_long_prompts(
         self, model: ModelSpec, prompts: Sequence[str], tokens: Sequence[TokensSpec] = ()
     ) -> None:
@@ -400,9 +399,6 @@ class Backend(ABC):
 
         tokens: learnt words that the prompts may say. Raises BackendError when the model cannot be had.
         """
-        from jdx.backends.torch.skeleton import say_long_prompts
-
-        say_long_prompts(model, prompts, tokens)
 
     @abstractmethod
     def encode(self, job: EncodeJob, out: Path, progress: Progress, on_style: OnStyle) -> None:

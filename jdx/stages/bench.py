@@ -14,7 +14,6 @@ from jdx.beside import beside
 from jdx.errors import ConfigError, NotMadeError
 from jdx.progress import Progress
 from jdx.schema import TrialConfig
-from jdx.shards import Crew
 from jdx.stages.wording import Wording, token_of
 from jdx.store import Store, key_of
 from jdx.tracking.base import Tracker
@@ -51,7 +50,6 @@ class Bench:
     looked: list[bool] = field(default_factory=list)  # filled when `look_ahead` found nothing
     kept: dict[str, Any] = field(default_factory=dict)  # what is loaded once for all parts of the trial
     fixed_seeds: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # of `sampler.seeds`
-    crew: Crew = field(default_factory=lambda: Crew([]))  # further devices
     whole: ChallengeSet | None = None  # all of the trial's styles, where `challenge` holds some of them
     dry: bool = False  # only to see whether the store has everything: a stage that would compute raises
 

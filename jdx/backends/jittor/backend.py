@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from jdx.backends.base import (
-    Backend,
     EncodeJob,
     GenerateJob,
     ModelSpec,
@@ -20,6 +19,7 @@ from jdx.backends.base import (
     TrainJob,
     TrainOutcome,
 )
+from jdx.backends.diffusers_layout import DiffusersBackend
 from jdx.backends.jittor.environment import Environment, Place
 from jdx.backends.jittor.hearing import Hearing
 from jdx.backends.jittor.interpreter import JITTOR, Interpreter
@@ -33,7 +33,7 @@ WORKER = "jdx.backends.jittor.worker"
 AnyJob = TypeVar("AnyJob", EncodeJob, TrainJob, GenerateJob, StyliseJob)
 
 
-class JittorBackend(Backend):
+class JittorBackend(DiffusersBackend):
     """Encodes, trains, draws and stylises with Jittor in a process that stays for all of a trial's stages.
 
     place: which Python, home, device and threads. timeout: seconds without a word from a working worker after which

@@ -10,7 +10,6 @@ from typing import Literal
 import torch
 
 from jdx.backends.base import (
-    Backend,
     Dtype,
     EncodeJob,
     GenerateJob,
@@ -22,6 +21,7 @@ from jdx.backends.base import (
     TrainJob,
     TrainOutcome,
 )
+from jdx.backends.diffusers_layout import DiffusersBackend
 from jdx.backends.torch import repeatable
 from jdx.backends.torch.compile import keep_in
 from jdx.backends.torch.devices import limit_memory, pick_device, pick_dtype
@@ -34,7 +34,7 @@ from jdx.progress import Progress
 LIBRARIES = ("torch", "diffusers", "transformers", "safetensors")
 
 
-class TorchBackend(Backend):
+class TorchBackend(DiffusersBackend):
     """Encodes, trains, draws and stylises with PyTorch on one device.
 
     device: auto (a GPU if there is one), cpu, cuda or cuda:N. dtype: auto (bfloat16 on a GPU that has it,

@@ -22,6 +22,7 @@ from jdx.backends.jittor.worker.nets.layers import GroupNorm, LayerNorm, Linear,
 from jdx.backends.jittor.worker.nets.models import Models
 from jdx.backends.jittor.worker.nets.stacked import inject
 from jdx.backends.jittor.worker.nets.tokenizer import ClipTokenizer
+from jdx.backends.jittor.worker.nets.unet import hooked, self_attentions
 from jdx.backends.jittor.worker.nets.weights import Book, Source
 from jdx.backends.lora_keys import canonical_te_path
 from jdx.backends.owners import Owner
@@ -55,7 +56,7 @@ def forward(m: Models, given: dict[str, Any], data: Arrays) -> tuple[Arrays, dic
         "ids": m.tokenise(given["prompts"]).tolist(),
         "linears": linears,
         "texts": texts,
-        "attentions": list(attention.self_attentions(m.unet)),
+        "attentions": list(self_attentions(m.unet)),
     }
     return numpy(states=states, answer=answer, mean=mean, std=std, decoded=decoded, odd=odd), about
 
@@ -104,14 +105,14 @@ def drawing(m: Models, given: dict[str, Any], data: Arrays, folder: Path) -> tup
             drawn = m.unet(x, data["t"], states)
             drawn.sync()
         plain = m.embed(given["prompts"])
-        with attention.hooked(m.unet, {given["hooked"][0]: capture, given["hooked"][1]: replaced}):
-            hooked = m.unet(x, data["t"], plain)
-            hooked.sync()
+        with hooked(m.unet, {given["hooked"][0]: capture, given["hooked"][1]: replaced}):
+            answer = m.unet(x, data["t"], plain)
+            answer.sync()
         whole = m.unet(x, data["t"], plain)
         attention.LOGITS_AT_ONCE = 1000
         pieces = m.unet(x, data["t"], plain)
     return {
-        **numpy(states=states, drawn=drawn, plain=plain, hooked=hooked, whole=whole, pieces=pieces),
+        **numpy(states=states, drawn=drawn, plain=plain, hooked=answer, whole=whole, pieces=pieces),
         **seen,
     }, {}
 

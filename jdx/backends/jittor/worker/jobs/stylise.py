@@ -25,8 +25,9 @@ from jdx.backends.jittor.worker.jobs.encode import moments_of
 from jdx.backends.jittor.worker.jobs.levels import alphas_cumprod, config_faults, read_config
 from jdx.backends.jittor.worker.jobs.pictures import Floats, check_finite, to_pixels, write_pngs
 from jdx.backends.jittor.worker.jobs.sizes import in_batches, pictures_at_once
-from jdx.backends.jittor.worker.nets.attention import Hook, hooked, self_attentions
+from jdx.backends.jittor.worker.nets.attention import Hook
 from jdx.backends.jittor.worker.nets.models import Models, load
+from jdx.backends.jittor.worker.nets.unet import hooked, self_attentions
 from jdx.backends.jittor.worker.tell import Tell
 from jdx.backends.views import centred_square
 from jdx.errors import ConfigError, Fault

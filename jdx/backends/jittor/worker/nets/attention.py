@@ -1,23 +1,17 @@
-"""Attention in plain products, and hooks that read or replace what a UNet's self-attentions compare.
+"""Attention in plain products, with a hook that reads or replaces what is compared.
 
 Jittor has no fused attention: the logits are made whole, over as many queries at once as their memory allows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
 
 import jittor as jt
 from jittor import nn
 
-from jdx.backends.attention_names import in_order_of_pass
 from jdx.backends.jittor.worker.nets.layers import Linear
 from jdx.backends.jittor.worker.nets.weights import Source
-
-if TYPE_CHECKING:
-    from jdx.backends.jittor.worker.nets.unet import UNet
 
 Hook = Callable[[jt.Var, jt.Var, jt.Var], tuple[jt.Var, jt.Var, jt.Var, float]]
 """(q, k, v), each (B, S, C) with the heads side by side in C -> what is compared instead, and a factor of the logits.
@@ -77,23 +71,3 @@ def _split(x: jt.Var, heads: int) -> jt.Var:
     """(B, S, C) as (B · heads, S, C / heads)."""
     B, S, C = x.shape
     return x.reshape(B, S, heads, C // heads).permute(0, 2, 1, 3).reshape(B * heads, S, C // heads)
-
-
-def self_attentions(unet: UNet) -> dict[str, Attention]:
-    """The self-attentions of a UNet's transformer blocks by module path, in the order of the pass."""
-    found: dict[str, Any] = {path: module for path, module in unet.modules.items() if path.endswith(".attn1")}
-    return in_order_of_pass(found)
-
-
-@contextmanager
-def hooked(unet: UNet, hooks: Mapping[str, Hook]) -> Iterator[None]:
-    """Inside the block the self-attentions at these paths go through their hooks."""
-    layers = {path: unet.modules[path] for path in hooks}
-    before = {path: layer.hook for path, layer in layers.items()}
-    for path, layer in layers.items():
-        layer.hook = hooks[path]
-    try:
-        yield
-    finally:
-        for path, layer in layers.items():
-            layer.hook = before[path]

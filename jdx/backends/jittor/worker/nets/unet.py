@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jittor as jt
 import numpy as np
 
-from jdx.backends.jittor.worker.nets.attention import Attention
+from jdx.backends.attention_names import in_order_of_pass
+from jdx.backends.jittor.worker.nets.attention import Attention, Hook
 from jdx.backends.jittor.worker.nets.blocks import Doubling, Halving
 from jdx.backends.jittor.worker.nets.configs import UNET, UNetConfig, config_of
 from jdx.backends.jittor.worker.nets.layers import Conv, GroupNorm, LayerNorm, Linear, gelu, silu
@@ -198,3 +200,23 @@ def load_unet(folder: Path, variant: str | None) -> UNet:
     unet = UNet(source, config)
     source.book.close(folder)
     return unet
+
+
+def self_attentions(unet: UNet) -> dict[str, Attention]:
+    """The self-attentions of a UNet's transformer blocks by module path, in the order of the pass."""
+    found: dict[str, Any] = {path: module for path, module in unet.modules.items() if path.endswith(".attn1")}
+    return in_order_of_pass(found)
+
+
+@contextmanager
+def hooked(unet: UNet, hooks: Mapping[str, Hook]) -> Iterator[None]:
+    """Inside the block the self-attentions at these paths go through their hooks."""
+    layers = {path: unet.modules[path] for path in hooks}
+    before = {path: layer.hook for path, layer in layers.items()}
+    for path, layer in layers.items():
+        layer.hook = hooks[path]
+    try:
+        yield
+    finally:
+        for path, layer in layers.items():
+            layer.hook = before[path]

@@ -225,9 +225,3 @@ def _sync(folder: Path) -> None:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-
-
-if __name__ == "__main__":
-    from jdx.store_tool import main
-
-    raise SystemExit(main())

@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock
 
 from jdx.store import ENTRY, Store, key_of
-from jdx.store_tool import DAY, duration, entries, main, size
+from jdx.store.tool import DAY, duration, entries, main, size
 from tests.jdx.lab import Lab, challenge, lab
 
 __all__ = ["challenge", "lab"]
