@@ -1,8 +1,8 @@
 """Networks that look at pictures and read texts, whatever their kind."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluation.pictures import Picture
-from evaluation.preprocess import Preprocess
+from evaluation.preprocess import Chw, Preprocess
 
 
 class TextReader(Protocol):
@@ -41,8 +41,11 @@ class Eye:
     seen: int = 0
 
     def look(self, pictures: Sequence[Picture], pool: Executor) -> list[tuple[list[int], list[Tensor]]]:
-        """One pass over some pictures: groups of (indices, what was seen), a group per prepared size."""
-        prepared = list(pool.map(lambda picture: self.prepare(picture.rgb), pictures))
+        """One pass over some pictures, see `see`."""
+        return self.see(list(pool.map(lambda picture: self.prepare(picture.rgb), pictures)))
+
+    def see(self, prepared: Sequence[Chw]) -> list[tuple[list[int], list[Tensor]]]:
+        """One pass over prepared pictures: groups of (indices, what was seen), a group per size."""
         by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for i, array in enumerate(prepared):
             by_size[array.shape].append(i)
@@ -59,13 +62,23 @@ class Glance:
     """Some pictures and what each eye saw in them: an eye looks at most once, however many roles ask."""
 
     def __init__(self, pictures: Sequence[Picture], pool: Executor) -> None:
-        self.pictures, self._pool = pictures, pool
+        self.pictures, self.pool = pictures, pool
         self._seen: dict[str, list[tuple[list[int], list[Tensor]]]] = {}
+        self._begun: list[Future[dict[str, Chw]]] = []
+
+    def begin(self, eyes: Iterable[Eye]) -> None:
+        """Start to decode the pictures and to prepare them for some eyes, while other networks look at others."""
+        distinct = {eye.digest: eye for eye in eyes}
+        self._begun = [self.pool.submit(_prepared, picture, distinct) for picture in self.pictures]
 
     def of(self, eye: Eye) -> list[tuple[list[int], list[Tensor]]]:
         """The groups that `Eye.look` gave, or gives now."""
         if eye.digest not in self._seen:
-            self._seen[eye.digest] = eye.look(self.pictures, self._pool)
+            begun = [one.result() for one in self._begun]
+            if begun and eye.digest in begun[0]:
+                self._seen[eye.digest] = eye.see([one.pop(eye.digest) for one in begun])
+            else:
+                self._seen[eye.digest] = eye.look(self.pictures, self.pool)
         return self._seen[eye.digest]
 
     def rows(self, eye: Eye, reduce: Callable[[list[Tensor]], Tensor]) -> Tensor:
@@ -75,6 +88,10 @@ class Glance:
             with torch.inference_mode():
                 found.update(zip(indices, reduce(seen).cpu(), strict=True))
         return torch.stack([found[i] for i in range(len(self.pictures))])
+
+
+def _prepared(picture: Picture, eyes: Mapping[str, Eye]) -> dict[str, Chw]:
+    return {digest: eye.prepare(picture.rgb) for digest, eye in eyes.items()}
 
 
 @contextmanager

@@ -41,6 +41,11 @@ class Judges:
     device: torch.device
 
     @property
+    def eyes(self) -> list[Eye]:
+        """The eye of each role, shared ones again and again."""
+        return [getattr(self, role) for role in self.digests]
+
+    @property
     def passes(self) -> dict[str, int]:
         """How many pictures each role's network has seen so far; shared networks show the same number."""
         return {role: getattr(self, role).seen for role in self.digests}

@@ -1,10 +1,12 @@
 """Scoring, style by style as pictures arrive, or a whole folder at once."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +34,7 @@ from evaluation.texts import TextFeatures
 
 Source = Path | str | Image.Image
 Progress = Callable[[str, int, int], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -194,9 +197,11 @@ class Scorer:
                 self._note_unreadable(style, errors)
             if not sources:
                 return None
-            target = self._references.read(sources, pool)
             pictures = [as_picture(prompt, source) for prompt, source in generated.items()]
-            scores, vectors = self._pictures(style, pictures, target, pool, skip)
+            glances = self._glances(style, pictures, pool, skip)
+            first = next(glances)  # prepared while the references are looked at
+            target = self._references.read(sources, pool)
+            scores, vectors = self._pictures(style, chain([first], glances), target)
         if not scores:
             return None
         meaningful = full_rank(len(vectors), *target.fid.shape)
@@ -208,11 +213,10 @@ class Scorer:
         if style in self._marks:
             raise ValueError(f"style {style!r} was added before; a Scorer takes each style once")
 
-    def _pictures(
-        self, style: str, pictures: Sequence[Picture], target: StyleTarget, pool: Executor, skip: bool
-    ) -> tuple[dict[str, PictureScore], Tensor]:
-        scores: dict[str, PictureScore] = {}
-        vectors: list[Tensor] = [target.fid[:0]]
+    def _glances(
+        self, style: str, pictures: Sequence[Picture], pool: Executor, skip: bool
+    ) -> Iterator[tuple[int, Glance]]:
+        """Batches that are being prepared, and how many pictures each had before undecodable ones were left out."""
         for some in chunks(pictures, self.options.batch_size):
             # Copies, so that a style's decoded pictures are not all held until its end.
             chunk: Sequence[Picture] = [replace(picture) for picture in some]
@@ -220,11 +224,21 @@ class Scorer:
                 chunk, errors = decodable(chunk, pool)
                 self._note_unreadable(style, errors)
                 self.missing += [f"{style}/{name}" for name in _names(some) - _names(chunk)]
-            if chunk:
-                batch, fid = self._batch(style, chunk, target, pool)
+            glance = Glance(chunk, pool)
+            glance.begin(self.judges.eyes)
+            yield len(some), glance
+
+    def _pictures(
+        self, style: str, glances: Iterable[tuple[int, Glance]], target: StyleTarget
+    ) -> tuple[dict[str, PictureScore], Tensor]:
+        scores: dict[str, PictureScore] = {}
+        vectors: list[Tensor] = [target.fid[:0]]
+        for count, glance in _one_ahead(glances):
+            if glance.pictures:
+                batch, fid = self._batch(style, glance, target)
                 scores.update(batch)
                 vectors.append(fid)
-            self._report(style, len(some))
+            self._report(style, count)
         return scores, torch.cat(vectors)
 
     def _note_unreadable(self, style: str, errors: Sequence[str]) -> None:
@@ -239,16 +253,16 @@ class Scorer:
         return report_of(self._marks, self.missing, self.faults)
 
     def _batch(
-        self, style: str, pictures: Sequence[Picture], target: StyleTarget, pool: Executor
+        self, style: str, glance: Glance, target: StyleTarget
     ) -> tuple[dict[str, PictureScore], Tensor]:
-        judges, glance = self.judges, Glance(pictures, pool)
+        judges, pictures = self.judges, glance.pictures
         lpips = glance.rows(judges.lpips, lambda seen: lpips_distances(seen, target.lpips, judges.heads))
         fid = glance.rows(judges.fid, judges.fid_vectors)
         dino = dino_scores(glance.rows(judges.dino, lambda seen: seen[0].float()), target.dino)
         clip = glance.rows(judges.clip_r, lambda seen: seen[0].float())
         iqa_vectors = glance.rows(judges.clip_iqa, lambda seen: seen[0].float())
         iqa = clip_iqa.iqa_scores(iqa_vectors, self._texts.pair, judges.logit_scale)
-        hist = list(pool.map(lambda p: self._colour(p, target), pictures))
+        hist = list(glance.pool.map(lambda p: self._colour(p, target), pictures))
         measured: dict[str, Sequence[float] | Tensor] = {
             "dino": dino,
             "hist": hist,
@@ -310,6 +324,15 @@ def _check(style: str, name: str, values: dict[str, float]) -> None:
 
 def _names(pictures: Sequence[Picture]) -> set[str]:
     return {picture.name for picture in pictures}
+
+
+def _one_ahead(items: Iterable[T]) -> Iterator[T]:
+    """Each item once the next one has been asked for."""
+    before: list[T] = []
+    for item in items:
+        yield from before
+        before = [item]
+    yield from before
 
 
 def _threads() -> ThreadPoolExecutor:

@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from data.faults import DataError
+from jdx.beside import threads
 from jdx.report.sheet import thumbnail
 
 PAGE_BYTES = 12_000_000
@@ -28,7 +29,7 @@ def picture_budget(count: int, page: int = PAGE_BYTES) -> int:
 
 def inline_all(paths: Sequence[Path], budget: int) -> dict[Path, str | None]:
     """`inline_webp` of many pictures at once, by path."""
-    with ThreadPoolExecutor(max_workers=4) as pool:  # Pillow works without the interpreter lock
+    with ThreadPoolExecutor(threads(16)) as pool:  # Pillow works without the interpreter lock
         return dict(zip(paths, pool.map(lambda path: inline_webp(path, budget), paths), strict=True))
 
 

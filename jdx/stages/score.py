@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ from data.challenge import load_picture
 from evaluation.errors import EvaluationError, JudgesError
 from evaluation.formula import quality_part, style_part
 from jdx import observer
+from jdx.beside import threads
 from jdx.digests import file_digest
 from jdx.errors import BackendError, Fault
 from jdx.schema import Evaluation
@@ -24,6 +26,8 @@ if TYPE_CHECKING:  # the scorer brings torch: imported when it is needed, so tha
 
 STAGE = "score"
 VERSION = 1
+READERS = 8
+"""Threads that decode references."""
 
 
 def check_judges(settings: Evaluation) -> list[Fault]:
@@ -102,7 +106,9 @@ def marks(bench: Bench, style: str, pictures: Mapping[str, Path]) -> StyleMarks:
 
     def build(styles: list[str], work: Path, publish: Publish) -> None:
         # As training saw them: upright, RGB, 8 bits. Plain pictures keep their values exactly.
-        found = panel.scorer.marks(style, pictures, [load_picture(path) for path in references])
+        with ThreadPoolExecutor(threads(READERS)) as pool:
+            loaded = list(pool.map(load_picture, references))
+        found = panel.scorer.marks(style, pictures, loaded)
         found.write(work / "marks")
         publish(style, work / "marks")
 

@@ -2,8 +2,10 @@
 
 import json
 import math
+import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from PIL import Image
 from evaluation import FoldersError, Judges, ScoreError, ScoreOptions, Scorer, load_judges, score_folders
 from evaluation.eyes import Eye
 from evaluation.pictures import PictureError
+from evaluation.preprocess import Chw, Preprocess
 from evaluation.report import PictureScore, ScoreReport, StyleScore
 from tests.evaluation.tiny import PROMPTS, picture
 
@@ -50,6 +53,27 @@ def test_batch_size_does_not_change_the_score(
     one = score_folders(*challenge_set, judges, PLAIN)
     other = score_folders(*challenge_set, judges, ScoreOptions(cache=None, batch_size=batch_size))
     assert other.metrics == pytest.approx(one.metrics, abs=1e-5)
+
+
+def test_the_next_batch_is_prepared_while_the_networks_look(judges: Judges) -> None:
+    eye, prepared = judges.clip_r, threading.Semaphore(0)
+    looked: list[int] = []
+    prepare, forward = eye.prepare, eye.forward
+
+    def noted(image: Image.Image) -> Chw:
+        prepared.release()
+        return prepare(image)
+
+    def once_prepared(x: torch.Tensor) -> list[torch.Tensor]:
+        ahead = 2 if not looked else 1  # the first batch and the second, then one more each time
+        looked.append(len(x))
+        if len(looked) < len(PROMPTS):
+            assert all(prepared.acquire(timeout=60.0) for _ in range(ahead))
+        return forward(x)
+
+    judges.clip_r = judges.clip_iqa = replace(eye, prepare=cast(Preprocess, noted), forward=once_prepared)
+    Scorer(judges, replace(PLAIN, batch_size=1)).add_style("00", _pictures(), [picture(50)])
+    assert looked == [1] * len(PROMPTS)
 
 
 def test_order_of_references_and_styles_does_not_matter(judges: Judges) -> None:
