@@ -35,7 +35,9 @@ def style_folders(root: Path, findings: Findings) -> list[Path]:
     """The folders under `root` that are styles, by name; a fault with a hint when there are none."""
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
-        findings.fault(root, what, "data.root must be the folder that holds 00, 01, ...")
+        findings.fault(
+            root, what, "data.root must be the folder that holds one folder for each style (00, 01, ...)"
+        )
         return []
     entries = list_folder(root, findings)
     folders = [path for path in entries if path.is_dir()]

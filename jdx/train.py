@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,7 +21,7 @@ from jdx import ROOT
 from jdx.disk import is_told
 from jdx.errors import BackendError, ConfigError, Fault
 from jdx.overrides import check_overrides, forgotten_flag, understood
-from jdx.words import counted
+from jdx.words import counted, typed
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +105,7 @@ def _hush_libraries() -> None:
 
 def main() -> None:
     """The command: check the words, then let Hydra compose and run."""
-    typed, sys.argv[1:] = sys.argv[1:], understood(sys.argv[1:])
+    words, sys.argv[1:] = sys.argv[1:], understood(sys.argv[1:])
     try:
         check_overrides(sys.argv[1:])
     except ConfigError as error:
@@ -125,7 +124,7 @@ def main() -> None:
         cause = f"\n{error.__cause__}" if isinstance(error, HydraException) and error.__cause__ else ""
         _stop(f"\n{error}{cause}")
     except KeyboardInterrupt:
-        again = "python -m jdx.train " + shlex.join(typed)
+        again = "python -m jdx.train " + typed(words)
         print(
             f"\nInterrupted. Finished stages and training up to the last checkpoint are kept; to go on:\n  {again}",
             file=sys.stderr,

@@ -177,9 +177,7 @@ def show(report: Report, folder: Path) -> None:
         )
     if report.best_command:
         console.print(f"the best trial again:\n  {report.best_command}", markup=False, soft_wrap=True)
-    console.print(
-        f"folder {folder}: {OURS}, {UPSTREAM}, study.db or the storage given", markup=False, soft_wrap=True
-    )
+    console.print(f"folder {folder}: {OURS}, {UPSTREAM}", markup=False, soft_wrap=True)
 
 
 def best_first(report: Report, width: int) -> tuple[Table, list[str]]:

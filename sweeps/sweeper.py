@@ -23,10 +23,11 @@ from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState
+from rich.console import Console
 
 from jdx.disk import told
 from jdx.errors import BackendError, ConfigError, Fault
-from jdx.words import counted
+from jdx.words import counted, typed
 from launcher.base import JobSpec
 from launcher.factory import Launch
 from launcher.factory import build as build_launch
@@ -339,9 +340,11 @@ def _write_page(ledger: Ledger, folder: Path) -> None:
     try:
         from sweeps.report.page import write_page  # plotly costs most of a second
 
-        write_page(folder, ledger.study)
+        page = write_page(folder, ledger.study)
     except Exception:
         log.exception("the sweep's page could not be made; results.json has the numbers")
+    else:
+        Console().print(f"page {page}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _command(setting: Setting) -> Any:
@@ -350,7 +353,7 @@ def _command(setting: Setting) -> Any:
 
     def command(params: Mapping[str, Value]) -> str:
         seed = setting.settings.seeds[0] if setting.settings.seeds else None
-        return f"{program} {shlex.join(setting.overrides(params, seed))}"
+        return f"{program} {typed(setting.overrides(params, seed))}"
 
     return command
 
@@ -380,7 +383,7 @@ def _write_head(setting: Setting) -> None:
         "storage": anchored(setting.settings.storage) if setting.settings.storage else STUDY_FILE,
         "storage_engine": setting.settings.storage_engine,
         "n_trials": setting.n_trials,
-        "command": f"{_program(setting.task)} {shlex.join(sys.argv[1:])}",
+        "command": f"{_program(setting.task)} {typed(sys.argv[1:])}",
         "content": setting.content.plain(),
     }
     write_atomic(setting.folder / "sweep.json", json.dumps(head, indent=1, ensure_ascii=False) + "\n")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import math
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from jdx.words import typed
 
 DIAGNOSIS = "diagnosis.json"
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -42,7 +43,7 @@ class RunFolder:
         if text is None:
             return ""
         given = overrides if isinstance(overrides, list) else []
-        return shlex.join(["python", "-m", "jdx.train", *map(str, given)])
+        return typed(["python", "-m", "jdx.train", *map(str, given)])
 
     def styles(self) -> list[str]:
         """Ids of all styles that have pictures, scores or references, sorted."""
