@@ -6,6 +6,7 @@ import os
 import urllib.request
 import zipfile
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from evaluation.judges import NOUNS, JudgeSpec, NetworkSpec
 _log = logging.getLogger(__name__)
 
 _TIMEOUT_S = 30
+_READERS = 4  # weight files that are read at once
 _HF_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 _HF_TOKENIZERS = ("tokenizer.json", "vocab.json")
 _TOKENIZER_FILES = ("*.json", "*.txt")
@@ -78,6 +80,7 @@ def locate(judges: JudgeSpec) -> dict[str, Located]:
             f"the judge set {judges.name!r} is not complete:{listed}\n"
             f"Point to local copies with {hint}, or use another set with --backbones (docs/judges.md)."
         )
+    _read_ahead(found.values())
     return {role: Located(one.spec, one.place, _digest(one), one.tokenizer) for role, one in found.items()}
 
 
@@ -110,8 +113,7 @@ def _option(value: Any) -> Any:
         return value
     if value.is_dir():
         return digest_of_tokenizer(value)
-    stat = value.stat()
-    return _file_digest(value, stat.st_mtime_ns, stat.st_size)
+    return _known_digest(value)
 
 
 def _place(spec: NetworkSpec) -> Path:
@@ -217,11 +219,23 @@ def digest_of_tokenizer(folder: Path) -> str:
     return _digest_of("tokenizer", [folder / name for name in _TOKENIZER_PARTS if (folder / name).is_file()])
 
 
+def _read_ahead(networks: Iterable[Located]) -> None:
+    """Have the files of all networks hashed at once, each of them once: they are gigabytes."""
+    files = dict.fromkeys(path for one in networks for path in _files(one))
+    with ThreadPoolExecutor(_READERS) as pool:
+        list(pool.map(_known_digest, files))
+
+
+def _known_digest(path: Path) -> str:
+    """SHA-256 of a file, read once per process and change of its size or time."""
+    stat = path.stat()
+    return _file_digest(path, stat.st_mtime_ns, stat.st_size)
+
+
 def _digest_of(kind: str, files: Iterable[Path]) -> str:
     hasher = hashlib.sha256(kind.encode())
     for path in files:
-        stat = path.stat()
-        hasher.update(path.name.encode() + _file_digest(path, stat.st_mtime_ns, stat.st_size).encode())
+        hasher.update(path.name.encode() + _known_digest(path).encode())
     return hasher.hexdigest()
 
 

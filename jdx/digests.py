@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from data.challenge import ChallengeSet
 from jdx.backends.base import ModelSpec
+from jdx.beside import threads
 from jdx.files import write_text
 
 MODEL_FILES = (".safetensors", ".bin", ".json", ".txt")
+READERS = 4
+"""Files of a model that are read at once."""
 
 
 @lru_cache(maxsize=4096)
@@ -69,11 +73,14 @@ def model_identity(model: ModelSpec, cache: Path | None = None) -> str:
 def _folder_digest(folder: Path, cache: Path | None) -> str:
     known = _remembered(cache)
     total = hashlib.sha256()
-    fresh: dict[str, str] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in MODEL_FILES and p.is_file()):
-        stat = path.stat()
-        name = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
-        fresh[name] = known.get(name) or file_digest(path)
+    files = sorted(p for p in folder.rglob("*") if p.suffix in MODEL_FILES and p.is_file())
+    names = [f"{path.resolve()}|{(stat := path.stat()).st_size}|{stat.st_mtime_ns}" for path in files]
+    with ThreadPoolExecutor(
+        threads(READERS)
+    ) as pool:  # gigabytes, and hashing leaves the interpreter to others
+        digests = pool.map(lambda path, name: known.get(name) or file_digest(path), files, names)
+        fresh = dict(zip(names, digests, strict=True))
+    for path, name in zip(files, names, strict=True):
         total.update(f"{path.relative_to(folder).as_posix()}\0{fresh[name]}\n".encode())
     if cache is not None and not fresh.keys() <= known.keys():
         cache.parent.mkdir(parents=True, exist_ok=True)

@@ -87,7 +87,7 @@ class Lender:
     ):
         fill = max(0, rows - len(contents))
         self.contents = [*contents, *[contents[-1]] * fill]
-        references = [*references, *[references[-1]] * fill]
+        self.own = references = [*references, *[references[-1]] * fill]
         self.references = list({id(one): one for one in references}.values())
         place = {id(one): i for i, one in enumerate(self.references)}
         self.which = torch.tensor([place[id(one)] for one in references], device=device)
@@ -102,7 +102,9 @@ class Lender:
     def lend(self, row: int, then: int | None = None) -> dict[str, dict[str, Tensor]]:
         """{layer: {"q", "k", "v": (B, S, C)}} of one time step on the device. then: the one wanted next."""
         if self._stream is None:
-            found = {name: torch.stack(some) for name, some in self._kept(row).items()}
+            # Each content's own reference at once: stacking some and picking rows would move everything twice.
+            kept = self._kept(row, self.own if len(self.references) > 1 else self.references)
+            found = {name: torch.stack(some) for name, some in kept.items()}
         else:
             if row not in self._ready:
                 self._fetch(row)
@@ -110,21 +112,19 @@ class Lender:
             torch.cuda.current_stream(self.device).wait_event(event)
             if then is not None:
                 self._fetch(then)
-        return {
-            layer: {part: self._spread(found[layer, part], part) for part in "qkv"} for layer in self._layers
-        }
+        return {layer: {part: self._spread(found[layer, part]) for part in "qkv"} for layer in self._layers}
 
-    def _spread(self, x: Tensor, part: str) -> Tensor:
-        """A reference's part for all its contents."""
-        if part in CONTENT:
+    def _spread(self, x: Tensor) -> Tensor:
+        """References' parts for all their contents; what is one for each content already stays as it is."""
+        if len(x) == len(self.contents):
             return x
         if len(x) > 1:
             return x[self.which]
         spread = x.expand(len(self.contents), -1, -1)
         return spread.contiguous() if self.whole else spread
 
-    def _kept(self, row: int) -> dict[tuple[str, str], list[Tensor]]:
-        whose = dict.fromkeys(CONTENT, self.contents) | dict.fromkeys(STYLE, self.references)
+    def _kept(self, row: int, references: Sequence[Inverted]) -> dict[tuple[str, str], list[Tensor]]:
+        whose = dict.fromkeys(CONTENT, self.contents) | dict.fromkeys(STYLE, references)
         return {
             (layer, part): [one.features[layer, part][row] for one in some]
             for layer in self._layers
@@ -134,7 +134,7 @@ class Lender:
     def _fetch(self, row: int) -> None:
         """Bring a time step's features into one of two rooms; the pass that used it last has been launched before."""
         assert self._stream is not None
-        kept = self._kept(row)
+        kept = self._kept(row, self.references)
         if len(self._rooms) < AHEAD:
             room = {
                 name: some[0].new_empty(len(some), *some[0].shape, device=self.device)
