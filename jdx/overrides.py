@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from jdx import ROOT
 from jdx.errors import ConfigError, Fault
 from jdx.schema import TrialConfig, is_text, leaves
-from jdx.spelling import did_you_mean
+from jdx.spelling import did_you_mean, nearest
 from jdx.validation import FOREIGN
 
 CONF = ROOT / "conf"
@@ -159,7 +159,7 @@ def _option_faults(override: Override) -> list[Fault]:
     if options is None:
         return []
     return [
-        Fault(override.key_or_group, name, f"no such option; valid are {', '.join(options)}")
+        Fault(override.key_or_group, name, f"must be one of {', '.join(options)}{nearest(name, options)}")
         for name in _names_of(override)
         if name not in options
     ]

@@ -91,12 +91,18 @@ def _short(value: object) -> str:
 def did_you_mean(key: str, valid: Iterable[str] | None = None) -> str:
     """`; did you mean X?` for the nearest valid names, or the list of the group's settings."""
     names = list(valid if valid is not None else leaves())
+    if near := nearest(key, names):
+        return near
+    group = key.rpartition(".")[0]
+    within = sorted(name for name in names if name.rpartition(".")[0] == group)
+    return f"; valid here: {', '.join(within)}" if within else ""
+
+
+def nearest(key: str, valid: Iterable[str]) -> str:
+    """`; did you mean X?`, or nothing where no valid name is near."""
+    names = list(valid)
     near = difflib.get_close_matches(key, names, n=3, cutoff=0.75)
     if not near:
         last = key.rsplit(".", 1)[-1]
         near = [name for name in names if name.rsplit(".", 1)[-1] == last][:3]
-    if near:
-        return f"; did you mean {' or '.join(near)}?"
-    group = key.rpartition(".")[0]
-    within = sorted(name for name in names if name.rpartition(".")[0] == group)
-    return f"; valid here: {', '.join(within)}" if within else ""
+    return f"; did you mean {' or '.join(near)}?" if near else ""

@@ -15,7 +15,7 @@ from jdx.errors import ConfigError, Fault
 from jdx.methods.schedule import PREFIX_SAFE
 from jdx.prompt_faults import prompt_faults
 from jdx.schema import REFERENCES, TrialConfig, plain
-from jdx.spelling import did_you_mean, told
+from jdx.spelling import nearest, told
 from jdx.window_faults import window_faults
 
 FOREIGN = ("launcher",)
@@ -255,7 +255,7 @@ def _method_faults(trial: TrialConfig) -> list[Fault]:
     styleid = method.styleid
     if isinstance(styleid.reference, str) and styleid.reference not in REFERENCES:
         ways = f"must be {', '.join(REFERENCES)}, or an index counted from 0"
-        hint = did_you_mean(styleid.reference, REFERENCES)
+        hint = nearest(styleid.reference, REFERENCES)
         faults.append(Fault("method.styleid.reference", repr(styleid.reference), ways + hint))
     if styleid.enabled and not styleid.layers:
         faults.append(Fault("method.styleid.layers", "[]", "name at least one self-attention, such as 7"))

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from jdx.errors import ConfigError, Fault
-from jdx.spelling import did_you_mean, told, unknown
+from jdx.spelling import nearest, told, unknown
 from launcher.base import Executor
 from launcher.settings import JobSettings
 
@@ -45,7 +45,7 @@ def build(settings: Mapping[str, Any]) -> Launch:
     """Check `name`, what all executors have in common, and the rest. Raises: ConfigError with every fault."""
     name = str(settings.get("name", ""))
     if name not in EXECUTORS:
-        allowed = f"must be one of {', '.join(EXECUTORS)}" + did_you_mean(name, EXECUTORS)
+        allowed = f"must be one of {', '.join(EXECUTORS)}" + nearest(name, EXECUTORS)
         raise ConfigError([Fault(f"{GROUP}.name", repr(name), allowed)], what=GROUP)
     record = _load(EXECUTORS[name][0])
     valid = [*COMMON, *(field.name for field in fields(record))]

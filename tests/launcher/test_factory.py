@@ -79,8 +79,10 @@ def test_contradicting_settings_are_told() -> None:
 
 
 def test_an_unknown_executor_gets_the_list() -> None:
-    with pytest.raises(ConfigError, match="gpu_pool"):
+    with pytest.raises(ConfigError, match=r"gpu_pool, slurm, hydra, ray; did you mean gpu_pool\?"):
         build({"name": "gpupool"})
+    with pytest.raises(ConfigError, match=r"gpu_pool, slurm, hydra, ray$"):
+        build({"name": "kubernetes"})
 
 
 @pytest.mark.parametrize(("name", "record"), [("slurm", SlurmSettings), ("ray", RaySettings)])

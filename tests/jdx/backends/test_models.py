@@ -181,6 +181,9 @@ def test_a_hub_id_without_network(monkeypatch: pytest.MonkeyPatch) -> None:
     (fault,) = hub.spec_faults(spec)
     for part in (spec.path, "no-such-revision", "not a folder", "hub cache", "HF_HUB_OFFLINE", "mirrors"):
         assert part in fault
+    (fault,) = hub.spec_faults(ModelSpec(hub.MIRROR, revision="no-such-revision"))
+    assert "cannot be had" in fault
+    assert "mirrors" not in fault  # it was asked for at one
     with pytest.raises(BackendError, match="HF_HUB_OFFLINE"):
         load(spec, "cpu", torch.float32)
 
