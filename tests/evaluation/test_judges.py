@@ -174,7 +174,8 @@ def test_judges_move_with_all_they_have(tiny_judges: Path) -> None:
     for role in judges.digests:
         eye = getattr(judges, role)
         assert eye.device == meta
-        assert {parameter.device for parameter in eye.network.parameters()} == {meta}
+        held = [*eye.network.parameters(), *eye.network.buffers()]
+        assert {tensor.device for tensor in held} == {meta}
     assert {judges.device, judges.clip_r_texts.device, judges.clip_iqa_texts.device} == {meta}
     assert {head.device for head in judges.heads} == {meta}
     for role, texts in (("clip_r", judges.clip_r_texts), ("clip_iqa", judges.clip_iqa_texts)):
