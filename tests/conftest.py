@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from _pytest.terminal import TerminalReporter
 
 from tests import order
@@ -15,7 +14,6 @@ from tests.servers.chromium import browser, chromium
 from tests.servers.postgres import postgres_server, postgres_url
 from tests.servers.ray import ray_cluster, ray_server
 from tests.servers.slurm import slurm, slurm_server
-from tests.tiny_sd import build_tiny_sd
 
 __all__ = [
     "browser",
@@ -31,9 +29,9 @@ __all__ = [
 ]
 
 # On tensors this small a second thread wins nothing, and on a busy machine OpenMP's threads spin waiting for
-# each other: the same test took 1.6 s with one thread and 38 s with two. The variable is for what tests start.
-torch.set_num_threads(1)
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# each other: the same test took 1.6 s with one thread and 38 s with two. What tests start is told the same.
+# PyTorch reads it when it is imported, and that is not here: the process that hands out tests needs none.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -71,10 +69,14 @@ def own_leases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random-weight Stable Diffusion with v-prediction, as SD 2.1. Read only."""
+    from tests.tiny_sd import build_tiny_sd
+
     return build_tiny_sd(tmp_path_factory.mktemp("tiny_sd") / "v")
 
 
 @pytest.fixture(scope="session")
 def tiny_sd_eps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same weights told to predict the noise, as SD 1.x and SD 2.1 base. Read only."""
+    from tests.tiny_sd import build_tiny_sd
+
     return build_tiny_sd(tmp_path_factory.mktemp("tiny_sd") / "eps", prediction_type="epsilon")
