@@ -9,22 +9,18 @@ from typing import Any
 
 import optuna
 import pytest
-import yaml
 from rich.console import Console
 
-from jdx import ROOT
 from launcher.base import Slot
 from sweeps.columns import fitting, heading, short_names, short_value
 from sweeps.results import Report, Row, best_first, show
 from sweeps.space import parse_space
 from sweeps.view import Progress, Running, table
-
-SWEEPS = sorted(path.stem for path in (ROOT / "conf" / "sweep").glob("*.yaml"))
+from tests.sweeps.test_conf import SWEEPS, sweeper
 
 
 def points(name: str, count: int = 6) -> list[dict[str, Any]]:
-    config = yaml.safe_load((ROOT / "conf" / "sweep" / f"{name}.yaml").read_text())
-    space = parse_space(config["hydra"]["sweeper"]["params"], [])
+    space = parse_space(sweeper(f"sweep={name}").params or {}, [])
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
     return [space.suggest(study.ask(), {}) for _ in range(count)]
 
