@@ -35,7 +35,7 @@ lint: $(VENV)/.installed
 	$(PY) -m ruff format --check .
 
 types: $(VENV)/.installed
-	$(PY) -m mypy jdx evaluation data launcher tests benchmarks sweeps hydra_plugins
+	MYPY_NUM_WORKERS=auto $(PY) -m mypy jdx evaluation data launcher tests benchmarks sweeps hydra_plugins
 
 # Hundreds of processes import the same files: without byte code each would compile them again.
 test: lint types

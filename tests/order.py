@@ -54,8 +54,9 @@ little later than their length, when it is likely to be compiled."""
 SHARE, WHOLE = 0.015, 100
 """A file with more than this share of all tests' time belongs to LONGEST; so many files are a run of them all."""
 
-WORKERS_A_CORE, GIB_A_WORKER = 1.5, 2.5
-"""A third of the time is waiting for Slurm, Ray and other processes; a worker's peak with what it starts."""
+WORKERS_A_CORE, GIB_A_WORKER = 1.25, 2.5
+"""A third of the time is waiting for Slurm, Ray and other processes, but importing and collecting all tests costs each
+worker 15 s of a core; a worker's peak with what it starts."""
 
 
 def in_order(items: list[pytest.Item]) -> None:

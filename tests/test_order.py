@@ -53,7 +53,7 @@ def test_files_that_became_long_are_told_once_all_have_run(monkeypatch: pytest.M
     )  # part of the tests says nothing about a share
 
 
-@pytest.mark.parametrize(("gib", "count"), [(1, 1), (8, 3), (64, 6)])
+@pytest.mark.parametrize(("gib", "count"), [(1, 1), (8, 3), (64, 5)])
 def test_there_are_more_processes_than_cores_where_memory_allows(
     gib: int, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,11 +20,11 @@ from jdx.backends.jittor.process import import_path
 def jittor() -> Environment:
     """The environment below `$JDX_JITTOR` (default `~/.cache/jdx/jittor`), as `make jittor` leaves it.
 
-    `$JDX_TESTS_AWAIT` is the number of a process that is making it; it is waited for.
+    `$JDX_TESTS_AWAIT` is the number of a process that is making it; it is waited for, less long than a test may take.
     """
     if process := os.environ.get("JDX_TESTS_AWAIT"):
-        with suppress(psutil.NoSuchProcess):
-            psutil.Process(int(process)).wait()
+        with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+            psutil.Process(int(process)).wait(540)
     environment = Environment(Place(device="cpu"))
     if lacking := environment.lacks():
         pytest.skip(f"no Jittor here, which `make jittor` would bring: {lacking}")
