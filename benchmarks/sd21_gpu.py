@@ -1,7 +1,7 @@
 """How fast, against what people run today: random weights of Stable Diffusion 2.1's sizes, one GPU or several.
 
     python -m benchmarks.sd21_gpu [--only roof train draw styleid memory set scaling] [--out outputs/sd21]
-                                  [--compile auto] [--graphs auto] [--quick]
+                                  [--compile auto] [--fused auto] [--graphs auto] [--quick]
     python -m benchmarks.sd21_gpu --table outputs/sd21 [--write benchmarks/RESULTS.md]     # runs nothing
 
 Several of these commands may fill one --out at once, each on a card of its own (CUDA_VISIBLE_DEVICES) with other
@@ -63,6 +63,7 @@ class Bench:
     cards: tuple[int, ...] = ()  # how many, for `scaling`; () = 1, 2, 4, ... of those that are visible
     primed: bool = False  # whether the set's first trial only warms up the process
     graphs: bool = True  # training steps as CUDA graphs
+    fused: bool = True  # fused kernels
 
     @property
     def model(self) -> Path:
@@ -76,7 +77,9 @@ class Bench:
 
     def bed(self, **settings: object) -> Bed:
         """Our backend with some settings, on this process's device."""
-        backend = make_backend("torch", device=str(self.device), kernels=self.out / "kernels", **settings)
+        backend = make_backend(
+            "torch", device=str(self.device), kernels=self.out / "kernels", fused=self.fused, **settings
+        )
         folder = self.out / f"work{os.getpid()}"
         return Bed(backend, ModelSpec(str(self.model)), folder, self.sizes.side, self.compile, self.graphs)
 
@@ -111,6 +114,7 @@ def _train_ours(bench: Bench, styles: int) -> None:
     done = bench.bed().train(styles, (sizes.windows + 1) * sizes.every, sizes.every)
     note = f"first {sizes.every} steps {done.first:.1f} s; compile={bench.compile}"
     note += "" if bench.graphs else ", no graphs"
+    note += "" if bench.fused else ", no fused kernels"
     bench.rows.add("train", f"jdx, {styles} styles at once", done.rate, "samples/s", note, done.gib)
 
 
@@ -166,7 +170,7 @@ def whole_set(bench: Bench) -> None:
     folder, sizes = bench.out / f"set{os.getpid()}", bench.sizes
     model_folder = bench.model
     whole.made_up_set(folder, sizes.judges, sizes.styles, sizes.pictures)
-    extra = [f"backend.compile={bench.compile}", "backend.devices=[]", *_small(sizes)]
+    extra = [*_kernels(bench), "backend.devices=[]", *_small(sizes)]
     extra.append(f"train.steps={sizes.train_steps}")
     # The second trial is a sweep's next one: it finds class pictures and encodings in the store, nothing else.
     for name, rate in (("cold", 1e-4), ("warm", 2e-4)):
@@ -177,6 +181,11 @@ def whole_set(bench: Bench) -> None:
         stages = ", ".join(f"{stage} {value:.0f} s" for stage, value in record["seconds"].items())
         label = "primed by few steps" if name == "cold" and bench.primed else name
         bench.rows.add("set", f"A set, {label}", seconds / 60, "min", stages)
+
+
+def _kernels(bench: Bench) -> list[str]:
+    """What a trial is told about them."""
+    return [f"backend.compile={bench.compile}", f"backend.fused={'auto' if bench.fused else 'off'}"]
 
 
 def _small(sizes: Sizes) -> list[str]:
@@ -198,7 +207,7 @@ def scaling(bench: Bench) -> None:
         for steps in (20, 20 + max(4, sizes.train_steps // 4)):
             extra = [
                 f"backend.devices=[{devices}]",
-                f"backend.compile={bench.compile}",
+                *_kernels(bench),
                 f"train.steps={steps}",
             ]
             extra += [
@@ -246,8 +255,13 @@ def main() -> None:
     sizes = QUICK if args.quick else Sizes()
     out = args.out.absolute()
     rows = Rows(out / f"{'-'.join(args.only)}-{os.getpid()}.json")
-    stacks, cards, graphs = tuple(args.stacks), tuple(args.cards), args.graphs == "auto"
-    bench = Bench(rows, out, sizes, args.compile, device, stacks, cards, args.primed, graphs)
+    stacks, cards, graphs, fused = (
+        tuple(args.stacks),
+        tuple(args.cards),
+        args.graphs == "auto",
+        args.fused == "auto",
+    )
+    bench = Bench(rows, out, sizes, args.compile, device, stacks, cards, args.primed, graphs, fused)
     for name in args.only:
         SUBJECTS[name](bench)
     if device.type == "cuda":
@@ -266,6 +280,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--graphs", choices=("auto", "off"), default="auto", help="steps of train as CUDA graphs"
     )
+    parser.add_argument("--fused", choices=("auto", "off"), default="auto")
     parser.add_argument("--stacks", type=int, nargs="+", default=[], help="styles trained at once for train")
     parser.add_argument("--cards", type=int, nargs="+", default=[], help="numbers of cards for scaling")
     parser.add_argument("--primed", action="store_true", help="set: only warm up before the warm trial")

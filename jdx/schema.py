@@ -402,8 +402,11 @@ class Backend:
     draw_batch: Annotated[int, Field(ge=0)] = 0  # pictures drawn in one pass; 0 = by memory
     threads: Annotated[int, Field(ge=0)] = 0  # CPU threads; 0 = all that this process may use, with Jittor 2
     memory: Annotated[float, Field(ge=0.0)] = 0.0  # GiB that tensors may take on the device; 0 = what is free
+    fused: Literal["auto", "off"] = (
+        "auto"  # fused kernels between matrix products; auto = on GPUs with Triton
+    )
     compile: Literal["auto", "off", "regional", "full"] = (
-        "auto"  # torch.compile; auto = by how long a job is, on GPUs
+        "auto"  # torch.compile; auto = off: `fused` is faster
     )
     graphs: Literal["auto", "off"] = (
         "auto"  # training steps as CUDA graphs; auto = on GPUs, where one can be recorded

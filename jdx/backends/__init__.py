@@ -53,6 +53,7 @@ def settings_of(config: schema.TrialConfig, device: str) -> dict[str, Any]:
             "memory": backend.memory,
             "kernels": Path(config.store.root) / KERNELS,
             "deterministic": config.train.deterministic,
+            "fused": backend.fused == "auto",
         }
     places = {name: Path(path) for name in ("python", "home") if (path := getattr(backend, name)) is not None}
     return {**common, **places, "timeout": backend.timeout, "compile_limit": backend.compile_timeout}

@@ -26,6 +26,7 @@ from jdx.backends.torch import repeatable
 from jdx.backends.torch.compile import keep_in
 from jdx.backends.torch.devices import limit_memory, pick_device, pick_dtype
 from jdx.backends.torch.encode import encode
+from jdx.backends.torch.fusing import lack
 from jdx.backends.torch.generate import generate
 from jdx.backends.torch.hub import spec_faults
 from jdx.backends.torch.models import Models, load
@@ -41,6 +42,7 @@ class TorchBackend(DiffusersBackend):
     else float32), float32, bfloat16 or float64. threads: of the CPU for the whole process, 0 = PyTorch's
     choice. memory: GiB that tensors may take on the device, 0 = what is free. kernels: folder where compiled code is
     kept for other processes, None = PyTorch's own. deterministic: whether trainings will be asked to be so.
+    fused: fused kernels, where the device has them (`fusing`).
     Raises BackendError when this machine lacks the device, or the precision is not offered.
     """
 
@@ -55,11 +57,13 @@ class TorchBackend(DiffusersBackend):
         memory: float = 0.0,
         kernels: Path | None = None,
         deterministic: bool = False,
+        fused: bool = True,
     ) -> None:
         if deterministic:
             repeatable.prepare()  # before CUDA starts
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
+        self.fused = fused
         limit_memory(self.device, memory)
         if kernels is not None:
             keep_in(kernels)
@@ -74,6 +78,7 @@ class TorchBackend(DiffusersBackend):
         record["threads"] = str(torch.get_num_threads())
         if cuda:
             record["cuda"] = str(torch.version.cuda)
+            record["fused"] = str(self.fused and not lack(self.device, self.dtype)).lower()
         return record | {library: version(library) for library in LIBRARIES}
 
     def check(self, model: ModelSpec) -> list[str]:
@@ -82,7 +87,7 @@ class TorchBackend(DiffusersBackend):
 
     def models(self, spec: ModelSpec) -> Models:
         """The loaded model, from the process's cache."""
-        return load(spec, self.device, self.dtype)
+        return load(spec, self.device, self.dtype, fused=self.fused)
 
     def encode(self, job: EncodeJob, out: Path, progress: Progress, on_style: OnStyle) -> None:
         """VAE moments of the training views, see `encode.encode`."""

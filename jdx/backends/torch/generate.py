@@ -90,10 +90,8 @@ def _groups(
 def _passes(job: GenerateJob, models: Models, sizes: Sequence[int]) -> Denoiser:
     """The UNet's passes for groups of these sizes. Blending changes layers in mid-drawing: not for compiled code."""
     setting = "off" if any(style.blend for style in job.styles) else job.compile
-    side, halves = job.resolution // models.vae_factor, rows_of(job.sampler)
-    samples = sum(sizes) * job.sampler.steps * halves
-    rows = halves * even_rows(sizes, most_at_once(job, models))
-    return denoiser(models, setting, samples, (side, side), rows, "drawing")
+    rows = rows_of(job.sampler) * even_rows(sizes, most_at_once(job, models))
+    return denoiser(models, setting, rows)
 
 
 def most_at_once(job: GenerateJob, models: Models, branches: int = 1) -> int:

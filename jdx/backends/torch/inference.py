@@ -10,7 +10,7 @@ from torch import Tensor
 
 from jdx.backends.base import CompileSetting
 from jdx.backends.torch import compile as compilation
-from jdx.backends.torch.compile import Mode, Work
+from jdx.backends.torch.compile import Mode
 from jdx.backends.torch.models import Models
 
 OVERHEAD = 4
@@ -30,7 +30,6 @@ class Denoiser:
     models: Models
     mode: Mode = "off"
     rows: int = 0
-    work: Work | None = None
     failed: bool = False
 
     def most(self, otherwise: int) -> int:
@@ -67,9 +66,6 @@ class Denoiser:
             compilation.give_up(error)
             self.failed = True
             return self._filled_pass(x, t, states)
-        if self.work is not None and not self.failed:
-            compilation.remember(self.mode, self.work)
-            self.work = None
         return answer
 
 
@@ -79,16 +75,9 @@ def _fill(x: Tensor, rows: int) -> Tensor:
     return (torch.cat([x, x[-1:].expand(more, *x.shape[1:])]) if more else x).contiguous()
 
 
-def denoiser(
-    models: Models, setting: CompileSetting, samples: int, latent: tuple[int, int], rows: int, kind: str
-) -> Denoiser:
-    """The UNet's passes of one kind for a job of `samples` samples in all.
-
-    latent: height and width. kind: tells passes apart that are compiled apart, such as those with captured features.
-    """
-    shape = f"{kind} {models.spec.path} {models.dtype} {rows}"
-    work = compilation.work_of("draw", models.unet, samples, latent, shape)
-    return Denoiser(models, compilation.choose(setting, models.device, work), rows, work)
+def denoiser(models: Models, setting: CompileSetting, rows: int) -> Denoiser:
+    """The UNet's passes of one kind."""
+    return Denoiser(models, compilation.choose(setting, models.device), rows)
 
 
 def even_rows(needs: Sequence[int], most: int) -> int:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from jdx.backends.base import ModelSpec
 from jdx.backends.layout import COMPONENTS, stamp, weight_file
+from jdx.backends.torch import fusing
 from jdx.backends.torch.cuts import say_cuts
 from jdx.backends.torch.hub import locate
 from jdx.errors import BackendError
@@ -34,7 +35,8 @@ class Models:
 
     unet and text_encoder are in `dtype`; vae is in float32 (float64 when `dtype` is), for it is small, its
     moments are kept for ever and bfloat16 costs it visible levels; decoding may autocast. alphas_cumprod:
-    (T,) float64 on the CPU, diffusers' own values. vae_factor: pixels per latent. Whoever changes a weight
+    (T,) float64 on the CPU, diffusers' own values. vae_factor: pixels per latent. fused: whether unet and vae run with
+    fused kernels (see `fusing`). Whoever changes a weight
     puts it back.
     """
 
@@ -53,6 +55,7 @@ class Models:
     latent_channels: int
     device: torch.device
     dtype: torch.dtype
+    fused: bool = False
 
     @property
     def max_tokens(self) -> int:
@@ -136,21 +139,23 @@ class Models:
         return pixels.float()
 
 
-def load(spec: ModelSpec, device: torch.device | str, dtype: torch.dtype) -> Models:
+def load(spec: ModelSpec, device: torch.device | str, dtype: torch.dtype, *, fused: bool = True) -> Models:
     """The model of `spec`, from this process's cache when its files have not changed.
 
-    device: where all weights go. dtype: of the UNet and the text encoder, float32, bfloat16 or float64.
+    device: where all weights go. dtype: of the UNet and the text encoder, float32, bfloat16 or float64. fused: with
+    fused kernels, where this device has them.
     Raises BackendError, all faults together, when the model is missing, incomplete or of another kind.
     """
     if dtype not in (torch.float32, torch.bfloat16, torch.float64):
         raise BackendError(f"models are not loaded in {dtype}; allowed: float32, bfloat16, float64")
     device = torch.device(device)
     folder = locate(spec)
-    key = (spec, str(device), dtype, stamp(folder))
+    fused = fused and not fusing.lack(device, dtype)
+    key = (spec, str(device), dtype, fused, stamp(folder))
     if key not in _loaded:
         while len(_loaded) >= KEPT:
             _loaded.popitem(last=False)
-        _loaded[key] = _load(spec, folder, device, dtype)
+        _loaded[key] = _load(spec, folder, device, dtype, fused)
     _loaded.move_to_end(key)
     return _loaded[key]
 
@@ -162,13 +167,16 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def _load(spec: ModelSpec, folder: Path, device: torch.device, dtype: torch.dtype) -> Models:
+def _load(spec: ModelSpec, folder: Path, device: torch.device, dtype: torch.dtype, fused: bool) -> Models:
     vae_dtype = torch.float64 if dtype is torch.float64 else torch.float32
     with quiet():
         unet = _component("unet", spec, folder, device, dtype)
         vae = _component("vae", spec, folder, device, vae_dtype)
         text_encoder = _component("text_encoder", spec, folder, device, dtype)
         tokenizer, scheduler_config = load_tokenizer(folder), _scheduler_config(folder)
+    if fused:
+        fusing.fuse(unet)
+        fusing.fuse(vae)
     return Models(
         spec=spec,
         folder=folder,
@@ -185,6 +193,7 @@ def _load(spec: ModelSpec, folder: Path, device: torch.device, dtype: torch.dtyp
         latent_channels=int(vae.config.latent_channels),
         device=device,
         dtype=dtype,
+        fused=fused,
     )
 
 

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from jdx.backends.base import AdapterSpec, TrainJob
 from jdx.backends.owners import Owner
-from jdx.backends.samples import MOMENTS, Noising, Plan, Sample, Source, read_sources
+from jdx.backends.samples import Noising, Plan, Sample, Source, read_sources
 from jdx.backends.state_files import LossLog
 from jdx.backends.torch import memory, packs
 from jdx.backends.torch.adamw import Knobs, StackedAdamW
@@ -145,14 +144,6 @@ def average_of(adapters: Sequence[AdapterSpec], parts: Mapping[str, Part]) -> St
         return None
     flats = {name: part.flat for name, part in parts.items()}
     return StackedEma(flats, limits, {name: part.window for name, part in parts.items()})
-
-
-def latent_of(job: TrainJob) -> tuple[int, int]:
-    """Rows and columns of the latents that are learnt from, read from a file's header."""
-    folder = next(iter(job.moments.values()))
-    with safe_open(folder / MOMENTS, "np") as file:
-        rows, columns = file.get_slice("mean").get_shape()[-2:]
-    return int(rows), int(columns)
 
 
 def state_rows(

@@ -194,15 +194,8 @@ class StyleId:
                 drawn.append(len(todo))
                 inverted.append(len(todo) + references)
                 most = min(most, self._most(references))
-        side = self.resolution // self.models.vae_factor
-
-        def passes(counts: Sequence[int], most: int, kind: str) -> Denoiser:
-            kind = f"StyleID {kind} {self.layers}"
-            samples, rows = sum(counts) * self.spec.steps, even_rows(counts, most)
-            return denoiser(self.models, setting, samples, (side, side), rows, kind)
-
-        self.inverting = passes(inverted, self.batch, "inverting")
-        self.drawing = passes(drawn, most, "drawing")
+        self.inverting = denoiser(self.models, setting, even_rows(inverted, self.batch))
+        self.drawing = denoiser(self.models, setting, even_rows(drawn, most))
 
     def _most(self, references: int) -> int:
         """Contents in one pass, beside so many references' features."""

@@ -8,7 +8,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,6 @@ from jdx.backends.torch.preparation import (
     captions_of,
     drawer_of,
     knobs_of,
-    latent_of,
     measure,
     opened_parts,
     restore,
@@ -46,7 +45,7 @@ from jdx.backends.torch.preparation import (
     state_rows,
     trained,
 )
-from jdx.backends.torch.repeatable import fixed_order
+from jdx.backends.torch.repeatable import fixed_order, one_by_one
 from jdx.backends.torch.replay import MOST_PASSES, Feed, as_they_are, recorded
 from jdx.backends.torch.snapshots import AdapterState
 from jdx.backends.torch.step import Step
@@ -92,7 +91,6 @@ class Session:
     counted: dict[str, int] = field(default_factory=dict)
     told: dict[str, int] = field(default_factory=dict)
     mode: compile.Mode = "off"
-    work: compile.Work | None = None
 
     def run(self) -> None:
         queue = deque(self._compiled(self._plan()))
@@ -110,19 +108,8 @@ class Session:
         job, models = self.job, self.models
         if job.compile == "off" or job.deterministic or not any(a.unet.rank for a in job.adapters):
             return plan
-        even = packs.of_one_shape(plan)
-        steps = max(job.snapshots) - job.start_step
-        passes = [plan_passes(job.batch_size, job.accumulation, prior=p.prior, most=p.most) for p in even]
-        samples = steps * sum(
-            len(pack.seats) * sum(map(len, cut)) for pack, cut in zip(even, passes, strict=True)
-        )
-        adapters = ",".join(f"{a.unet.rank}:{a.unet.targets}:{a.unet.dora}" for a in even[0].seats)
-        sizes = f"{models.spec.path} {models.dtype} {even[0].most} {adapters} {job.dropout > 0}"
-        self.work = compile.work_of(
-            "train", models.unet, samples, latent_of(job), sizes, steps * sum(map(len, passes))
-        )
-        self.mode = compile.choose(job.compile, models.device, self.work)
-        return plan if self.mode == "off" else even
+        self.mode = compile.choose(job.compile, models.device)
+        return plan if self.mode == "off" else packs.of_one_shape(plan)
 
     def _plan(self) -> list[Pack]:
         job, models = self.job, self.models
@@ -147,7 +134,9 @@ class Session:
     def _attempt(self, pack: Pack) -> list[Pack] | None:
         """Train a pack; returns what to train instead when memory or the compiler failed it."""
         try:
+            apart = one_by_one(self.models.unet, len(pack.seats)) if self.job.deterministic else nullcontext()
             with (
+                apart,
                 compile.opened(self.models.unet, self.mode) as denoise,
                 PackRun.opened(self, pack, denoise) as run,
             ):
@@ -181,11 +170,6 @@ class Session:
         if style not in self.states and style in self.job.resume:
             self.states[style] = snapshots.load(self.job.resume[style], self.job.start_step)
         return self.states.get(style)
-
-    def made(self) -> None:
-        """A first step is through: what was to be compiled is."""
-        if self.work is not None:
-            compile.remember(self.mode, self.work)
 
     def count(self, styles: Sequence[str], done: int, loss: float | None) -> None:
         """Advance the display by the styles that reach step `done` for the first time."""
@@ -260,8 +244,6 @@ class PackRun:
                 rates, done = self.optimiser.begin(self._factors()), self.optimiser.steps
                 shares = rates.new_zeros(0) if self.average is None else self.average.shares(done)
                 advance(Feed(passes, rates, shares), learning)
-                if done == first + 1:
-                    self.session.made()
                 writer.look()
                 due = stops.due(done, busy=writer.busy)
                 if due or done % job.log_every == 0:

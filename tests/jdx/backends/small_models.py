@@ -21,6 +21,7 @@ def of_two_blocks(whole: Models) -> Models:
             up_block_types=("CrossAttnUpBlock2D",),
             mid_block_type=None,
             layers_per_block=1,
+            norm_num_groups=8,
             attention_head_dim=4,
             cross_attention_dim=whole.text_encoder.config.hidden_size,
             use_linear_projection=True,

@@ -1,4 +1,4 @@
-"""Compiled passes: when they are chosen, that one compilation serves all steps and packs, and what they compute."""
+"""Compiled passes: who gets them, that one compilation serves all steps and packs, and what they compute."""
 
 from __future__ import annotations
 
@@ -37,10 +37,9 @@ CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Nothing compiled yet, in this process or on disk; tracing without a C++ compiler's minutes."""
-    monkeypatch.setattr(compile, "_compiled", set())
-    monkeypatch.setattr(compile, "_uncompiled", {})
     monkeypatch.setattr(compile, "BACKEND", "aot_eager")
     monkeypatch.setenv(compile.CACHE, str(tmp_path / "kernels"))
+    compile.say.cache_clear()
     torch._dynamo.reset()
     counters.clear()
     yield
@@ -52,56 +51,12 @@ def models(tiny_sd: Path) -> Models:
     return of_two_blocks(load(ModelSpec(str(tiny_sd)), "cpu", torch.float64))
 
 
-def work(seconds: float, shape: str = "one") -> compile.Work:
-    return compile.Work("train", seconds, shape)
-
-
-def test_long_jobs_are_compiled_and_short_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_asks_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compile, "missing", lambda device: "")
-    price = compile.PRICES["train"]["full"]
-    even = (price.cold + compile.LEAST_GAIN) / price.gain  # where compiling has cost what it saves
-    assert compile.choose("auto", CUDA, work(even - 1, "another")) == "off"
-    assert compile.choose("auto", CUDA, work(even + 1)) == "full"
-    assert compile.choose("auto", CPU, work(10 * even)) == "off"
-    assert compile.choose("off", CUDA, work(10 * even)) == "off"
-    assert compile.choose("regional", CUDA, work(0.0)) == "regional"
-
-
-def test_what_is_compiled_already_costs_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compile, "missing", lambda device: "")
-    price = compile.PRICES["train"]["full"]
-    short = 2 * compile.LEAST_GAIN / price.gain
-    on_disk = (price.warm + 2 * compile.LEAST_GAIN) / price.gain
-
-    def chosen(seconds: float, shape: str = "one") -> str:
-        monkeypatch.setattr(compile, "_uncompiled", {})
-        return compile.choose("auto", CUDA, work(seconds, shape))
-
-    assert chosen(on_disk) == "off"
-    compile.remember("off", work(on_disk))
-    assert chosen(on_disk) == "off"
-    compile.remember("full", work(on_disk))
-    assert chosen(short) == "full"
-    assert chosen(short, "another") == "off"
-    monkeypatch.setattr(compile, "_compiled", set())  # another process with the same kernels
-    assert chosen(short) == "off"
-    assert chosen(on_disk) == "full"
-    monkeypatch.delenv(compile.CACHE)
-    assert chosen(on_disk) == "off"
-
-
-def test_jobs_that_follow_each_other_are_compiled_once_it_would_have_paid(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Trainings of 150 s: together those before the first compiled one would have saved its price, and hardly more."""
-    monkeypatch.setattr(compile, "missing", lambda device: "")
-    price = compile.PRICES["train"]["full"]
-    modes: list[compile.Mode] = []
-    while not modes or modes[-1] == "off":
-        assert compile.choose("auto", CUDA, work(1.0, "in between")) == "off"
-        modes.append(compile.choose("auto", CUDA, work(150.0)))
-    saved = price.gain * 150.0 * len(modes)
-    assert price.cold <= saved <= price.cold + price.gain * 150.0 + compile.LEAST_GAIN
+    assert compile.choose("auto", CUDA) == "off"
+    assert compile.choose("off", CUDA) == "off"
+    assert compile.choose("regional", CUDA) == "regional"
+    assert compile.choose("full", CPU) == "full"
 
 
 def test_without_a_compiler_it_is_said_once_and_nothing_is_compiled(
@@ -113,26 +68,14 @@ def test_without_a_compiler_it_is_said_once_and_nothing_is_compiled(
     monkeypatch.setattr("torch.utils._triton.has_triton", lambda: True)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            assert compile.choose("full", CPU, work(1e6)) == "off"
-            assert compile.choose("auto", CUDA, work(1e6)) == "off"
+            assert compile.choose("full", CPU) == "off"
+            assert compile.choose("regional", CUDA) == "off"
     assert [record.message.partition(": ")[2] for record in caplog.records] == [
         "there is no C++ compiler; going on without compilation",
         "Triton needs a C compiler, there is none; going on without compilation",
     ]
     monkeypatch.setattr("torch.utils._triton.has_triton", lambda: False)
     assert "Triton is not installed" in compile.missing(CUDA)
-
-
-def test_the_estimate_is_what_was_measured_at_half_the_size() -> None:
-    class Sized:
-        def parameters(self) -> Iterator[torch.Tensor]:
-            yield torch.empty(int(compile.ENTRIES) // 2, dtype=torch.int8, device="meta")
-
-    for samples, step in ((2, 0.0284), (8, 0.062), (30, 0.196), (60, 0.377)):  # measured, at the whole size
-        work = compile.work_of("train", Sized(), 1000 * samples, (64, 64), "", 1000)
-        assert work.seconds == pytest.approx(1000 * step / 2, rel=0.05)
-        quarter = compile.work_of("train", Sized(), 1000 * samples, (32, 32), "", 1000)
-        assert quarter.seconds == pytest.approx(work.seconds / 4)
 
 
 def test_the_compilers_own_failures_are_told_from_others() -> None:
@@ -206,9 +149,15 @@ def test_a_compiler_that_fails_costs_a_line(
 
 
 def test_kernels_are_kept_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    compile.keep_in(tmp_path / "elsewhere")
-    assert os.environ[compile.CACHE] == str(tmp_path / "kernels")
-    monkeypatch.delenv(compile.CACHE)
-    compile.keep_in(tmp_path / "elsewhere")
-    assert os.environ[compile.CACHE] == str(tmp_path / "elsewhere")
-    monkeypatch.delenv(compile.CACHE)
+    def kept(**chosen: str) -> list[str]:
+        for name in (compile.CACHE, compile.TRITON_CACHE):
+            monkeypatch.setenv(name, chosen.get(name, ""))
+            if name not in chosen:
+                monkeypatch.delenv(name)
+        compile.keep_in(tmp_path / "ours")
+        return [os.environ[name] for name in (compile.CACHE, compile.TRITON_CACHE)]
+
+    ours, theirs = str(tmp_path / "ours"), str(tmp_path / "theirs")
+    assert kept() == [ours, f"{ours}/triton"]
+    assert kept(TORCHINDUCTOR_CACHE_DIR=theirs) == [theirs, f"{theirs}/triton"]
+    assert kept(TRITON_CACHE_DIR=theirs) == [ours, theirs]

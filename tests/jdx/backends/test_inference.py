@@ -118,10 +118,10 @@ def test_styleid_goes_on_when_the_compiler_fails(
 def test_a_compiler_that_fails_costs_one_line(
     small: Models, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    compilation._say.cache_clear()
+    compilation.say.cache_clear()
     monkeypatch.setattr(compilation, "BACKEND", broken)
     x, t, text = torch.ones(2, 4, 8, 8), torch.tensor(3), small.embed(["a", "b"])
-    denoise = denoiser(small, "full", 10, (8, 8), 2, "test")
+    denoise = denoiser(small, "full", 2)
     with torch.no_grad():
         made = denoise(x, t, text)
         assert denoise.failed
@@ -141,7 +141,7 @@ def test_rows_are_filled_up_unless_most_would_be_filling(
 
     monkeypatch.setattr(small.unet, "forward", watched)
     monkeypatch.setattr(compilation, "_whole", lambda backend: compilation.plain)
-    denoise = denoiser(small, "full", 10, (8, 8), 8, "test")
+    denoise = denoiser(small, "full", 8)
     with torch.no_grad():
         for count in (8, 6, 5):
             text = small.embed(["a"]).expand(count, -1, -1)

@@ -13,7 +13,7 @@ from diffusers import UNet2DConditionModel
 from torch._dynamo.utils import counters
 
 from jdx.backends.base import LoraSpec, ModelSpec
-from jdx.backends.torch import compile
+from jdx.backends.torch import compile, fusing
 from jdx.backends.torch.devices import limit_memory
 from jdx.backends.torch.memory import GIB
 from jdx.backends.torch.models import load
@@ -151,7 +151,10 @@ def test_fixed_bits_on_a_gpu(graphs: bool, tiny_sd: Path, tmp_path: Path) -> Non
     assert same(several.tensors("01", 8), alone.tensors("01", 8))
 
 
-def test_fixed_bits_at_real_sizes(tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_fixed_bits_at_real_sizes(
+    fused: bool, tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At the widths and latents of Stable Diffusion 2.1, whose kernels are others than the tiny model's."""
     if torch.cuda.mem_get_info()[0] < 20 * GIB:
         pytest.skip("needs 20 GiB of free memory on the card")
@@ -167,7 +170,10 @@ def test_fixed_bits_at_real_sizes(tiny_sd: Path, tmp_path: Path, monkeypatch: py
             cross_attention_dim=models.text_encoder.config.hidden_size,
             use_linear_projection=True,
         )
-    models = replace(models, unet=unet.to(torch.bfloat16).requires_grad_(False).eval())
+    unet = unet.to(torch.bfloat16).requires_grad_(False).eval()
+    if fused:
+        fusing.fuse(unet)
+    models = replace(models, unet=unet)
     adapters = [
         with_prior(replace(THREE[1], style=f"{i:02d}", unet=LoraSpec(32, 32.0, ATTENTION))) for i in range(8)
     ]

@@ -1,0 +1,65 @@
+"""Fused kernels for diffusers' networks: whether this device can have them, and a network's modules made to use them.
+
+A pass of Stable Diffusion's UNet spends a third of its time between its matrix products: norms, activations, sums, and
+copies from one memory layout to the other. `fuse` makes a frozen network's modules instances of subclasses
+(`fused_modules`) that do this in few passes over channels-last memory; its parameters, names and state dict stay.
+Results differ from diffusers' own by rounding. Kernels are ready in seconds, whatever the sizes, unlike
+`torch.compile`'s.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from jdx.backends.torch.compile import missing, say
+
+DTYPES = (torch.bfloat16, torch.float32)
+"""Precisions that kernels, which compute in float32, do not spoil."""
+
+
+@cache
+def lack(device: torch.device, dtype: torch.dtype) -> str:
+    """What stands against fused kernels here, in words; "" when they run. A GPU's lack is said, once."""
+    if device.type != "cuda":
+        return "fused kernels are for GPUs"
+    if dtype not in DTYPES:
+        return (
+            f"fused kernels compute in float32, which is not enough for {str(dtype).removeprefix('torch.')}"
+        )
+    reason = missing(device) or _failure(device)
+    if reason:
+        say(f"no fused kernels: {reason}; drawing and training take a third longer without")
+    return reason
+
+
+def _failure(device: torch.device) -> str:
+    """Why one kernel, tried on a few numbers, does not run or computes nonsense; "" when it is right."""
+    x = torch.linspace(-1, 1, 4 * 64 * 9, device=device).sin().view(4, 64, 3, 3)
+    weight = torch.linspace(0.5, 1.5, 64, device=device)
+    try:
+        from jdx.backends.torch import fused_functions
+
+        y = fused_functions.group_norm(x, weight, weight, 32, 1e-5, silu=True)
+        gap = (y - F.silu(F.group_norm(x, 32, weight, weight, 1e-5))).abs().max().item()
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as error:  # Triton's own compiler, the C compiler, Python's missing headers: anything
+        first = str(error).strip().splitlines() or [""]
+        return f"Triton failed ({type(error).__name__}: {first[0][:200]})"
+    return "" if gap < 1e-3 else f"Triton's results are {gap:.3g} off on this GPU"
+
+
+def fuse(network: nn.Module) -> None:
+    """Make a frozen UNet or VAE use fused kernels, in place, its weights in the layout that they want."""
+    from jdx.backends.torch.fused_modules import SUBSTITUTES
+
+    layout: Any = torch.channels_last
+    network.to(memory_format=layout)
+    for module in list(network.modules()):
+        if substitute := SUBSTITUTES.get(type(module)):
+            substitute(module)
