@@ -139,7 +139,13 @@ def test_a_sample_is_computed_as_if_alone(functions: ModuleType) -> None:
 @pytest.fixture
 def models(tiny_sd: Path) -> Models:
     found = of_two_blocks(load(ModelSpec(str(tiny_sd)), DEVICE, torch.float32, fused=False))
-    return replace(found, unet=copy.deepcopy(found.unet), vae=copy.deepcopy(found.vae))
+    return replace(found, unet=found.unet.to(DEVICE), vae=copy.deepcopy(found.vae))
+
+
+@pytest.fixture(autouse=True)
+def whole_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not convolved in TF32, where a GPU has it."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 def fused(models: Models) -> Models:
