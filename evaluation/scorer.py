@@ -337,4 +337,4 @@ def _one_ahead(items: Iterable[T]) -> Iterator[T]:
 
 def _threads() -> ThreadPoolExecutor:
     """Decoding and resizing release the interpreter's lock, so threads help."""
-    return ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
+    return ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1))

@@ -331,7 +331,9 @@ class StyliseJob:
     compile: CompileSetting = "off"  # of the network's passes, auto = by how long the job is; rounding only
 
 
-OnStyle = Callable[[str, Path], None]  # (style, finished folder)
+OnStyle = Callable[[str, Path], None]
+"""(style, finished folder), which may be taken away. One call at a time, maybe from a thread of the backend's; the last
+call has returned when the backend's method returns or raises."""
 OnSnapshot = Callable[[str, int, Path], None]
 """(style, step, finished folder). One call at a time, a style's steps in order, maybe from a thread of the backend's;
 the last call has returned when `train` returns or raises."""

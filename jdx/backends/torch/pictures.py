@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from jdx.beside import threads
 from jdx.files import write_bytes
 
-THREADS = 4
-"""A PNG of 512 px costs about 55 ms of one core (zlib lets go of the interpreter)."""
+WRITERS = 8
+"""Threads that write. A PNG of 512 px costs about 55 ms of one core (zlib lets go of the interpreter)."""
 
 
 def to_pixels(picture: Image.Image) -> Tensor:
@@ -42,8 +43,8 @@ def write_png(levels: Tensor, file: Path) -> None:
 class PictureWriter:
     """Writes PNGs in threads while the device goes on; leaving the block waits and raises what failed."""
 
-    def __init__(self, threads: int = THREADS):
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="png")
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(threads(WRITERS), thread_name_prefix="png")
         self._written: list[Future[None]] = []
 
     def submit(self, levels: Tensor, file: Path) -> Future[None]:
