@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from evaluation.pictures import Picture
 from evaluation.preprocess import Chw, Preprocess
 
+LARGE = 1024 * 1024
+"""Pixels of a picture that is not prepared ahead: for all networks at once a batch of such would take gigabytes."""
+
 
 class TextReader(Protocol):
     """A text tower: `encode` gives (T, d), not normalised; `digest` names weights and tokenizer."""
@@ -67,7 +70,10 @@ class Glance:
         self._begun: list[Future[dict[str, Chw]]] = []
 
     def begin(self, eyes: Iterable[Eye]) -> None:
-        """Start to decode the pictures and to prepare them for some eyes, while other networks look at others."""
+        """Start to decode the pictures and to prepare them for some eyes, while networks look at others.
+
+        Large ones are only decoded.
+        """
         distinct = {eye.digest: eye for eye in eyes}
         self._begun = [self.pool.submit(_prepared, picture, distinct) for picture in self.pictures]
 
@@ -75,7 +81,7 @@ class Glance:
         """The groups that `Eye.look` gave, or gives now."""
         if eye.digest not in self._seen:
             begun = [one.result() for one in self._begun]
-            if begun and eye.digest in begun[0]:
+            if begun and all(eye.digest in one for one in begun):
                 self._seen[eye.digest] = eye.see([one.pop(eye.digest) for one in begun])
             else:
                 self._seen[eye.digest] = eye.look(self.pictures, self.pool)
@@ -91,6 +97,8 @@ class Glance:
 
 
 def _prepared(picture: Picture, eyes: Mapping[str, Eye]) -> dict[str, Chw]:
+    if picture.rgb.width * picture.rgb.height > LARGE:
+        return {}
     return {digest: eye.prepare(picture.rgb) for digest, eye in eyes.items()}
 
 

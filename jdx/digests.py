@@ -17,7 +17,7 @@ from jdx.files import write_text
 
 MODEL_FILES = (".safetensors", ".bin", ".json", ".txt")
 READERS = 4
-"""Files of a model that are read at once."""
+"""Files of a model that are hashed at once: gigabytes, and hashing leaves the interpreter to others."""
 
 
 @lru_cache(maxsize=4096)
@@ -75,9 +75,7 @@ def _folder_digest(folder: Path, cache: Path | None) -> str:
     total = hashlib.sha256()
     files = sorted(p for p in folder.rglob("*") if p.suffix in MODEL_FILES and p.is_file())
     names = [f"{path.resolve()}|{(stat := path.stat()).st_size}|{stat.st_mtime_ns}" for path in files]
-    with ThreadPoolExecutor(
-        threads(READERS)
-    ) as pool:  # gigabytes, and hashing leaves the interpreter to others
+    with ThreadPoolExecutor(threads(READERS)) as pool:
         digests = pool.map(lambda path, name: known.get(name) or file_digest(path), files, names)
         fresh = dict(zip(names, digests, strict=True))
     for path, name in zip(files, names, strict=True):

@@ -76,6 +76,19 @@ def test_the_next_batch_is_prepared_while_the_networks_look(judges: Judges) -> N
     assert looked == [1] * len(PROMPTS)
 
 
+@pytest.mark.parametrize("large", [0, 70 * 70, 10**9])
+def test_pictures_too_large_to_be_prepared_ahead_score_the_same(
+    judges: Judges, large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 70² the larger picture of a batch is only decoded and the others are prepared."""
+    pictures = {**_pictures(), PROMPTS[1]: picture(3, 80)}
+    scores = []
+    for limit in (large, 1024 * 1024):
+        monkeypatch.setattr("evaluation.eyes.LARGE", limit)
+        scores.append(Scorer(judges, PLAIN).add_style("00", pictures, [picture(50)]).to_json())
+    assert scores[0] == scores[1]
+
+
 def test_order_of_references_and_styles_does_not_matter(judges: Judges) -> None:
     references = [picture(50 + i) for i in range(4)]
     one, other = Scorer(judges, PLAIN), Scorer(judges, PLAIN)
