@@ -34,6 +34,7 @@ __all__ = [
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     return order.workers()
 
