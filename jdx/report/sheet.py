@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ from PIL import Image, ImageDraw, ImageFont
 from data.faults import DataError
 from data.names import object_word
 from data.pictures import load_picture
+from jdx.beside import threads
 from jdx.report.run_folder import RunFolder
 
 PAPER, INK, FAINT, EMPTY = "#ffffff", "#1c1e21", "#6b7280", "#e5e7eb"
 GAP = 8
 """Pixels between tiles."""
+READERS = 16
+"""Threads that decode and shrink pictures; Pillow works without the interpreter lock."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +101,13 @@ def _note(scores: dict[str, Any]) -> str:
 
 
 def _paste_grid(sheet: Image.Image, tiles: Sequence[Tile], top: int, grid: _Grid) -> None:
-    for index, tile in enumerate(tiles):
+    with ThreadPoolExecutor(threads(READERS)) as pool:
+        squares = list(pool.map(lambda tile: _square(tile.picture, grid.edge), tiles))
+    for index, (tile, square) in enumerate(zip(tiles, squares, strict=True)):
         row, column = divmod(index, grid.columns)
         x = GAP + column * (grid.edge + GAP)
         y = top + row * (grid.edge + grid.line + GAP)
-        sheet.paste(_square(tile.picture, grid.edge), (x, y))
+        sheet.paste(square, (x, y))
         _write_caption(sheet, tile, (x, y + grid.edge), grid)
 
 

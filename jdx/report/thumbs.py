@@ -12,7 +12,7 @@ from PIL import Image
 
 from data.faults import DataError
 from jdx.beside import threads
-from jdx.report.sheet import thumbnail
+from jdx.report.sheet import READERS, thumbnail
 
 PAGE_BYTES = 12_000_000
 """Of all thumbnails together, as base64 text; 15 styles of 10 references and 25 pictures stay below 15 MB."""
@@ -29,7 +29,7 @@ def picture_budget(count: int, page: int = PAGE_BYTES) -> int:
 
 def inline_all(paths: Sequence[Path], budget: int) -> dict[Path, str | None]:
     """`inline_webp` of many pictures at once, by path."""
-    with ThreadPoolExecutor(threads(16)) as pool:  # Pillow works without the interpreter lock
+    with ThreadPoolExecutor(threads(READERS)) as pool:
         return dict(zip(paths, pool.map(lambda path: inline_webp(path, budget), paths), strict=True))
 
 
