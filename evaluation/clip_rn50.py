@@ -176,8 +176,9 @@ class ResNetClip(nn.Module):
         """
         state = {key: value.float() for key, value in state.items() if key not in _EXTRAS}
         try:
-            model = cls(state)
+            with torch.device("meta"):  # first numbers take longer to draw than the file takes to read
+                model = cls(state)
         except (KeyError, ValueError, IndexError) as error:
             raise ValueError(f"{origin}: not the state dict of a ResNet CLIP (missing {error})") from error
-        load_state(model, state, origin)
+        load_state(model.to_empty(device="cpu"), state, origin)
         return model
