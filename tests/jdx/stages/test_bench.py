@@ -81,3 +81,17 @@ def test_a_full_disk_is_the_stages_failure(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(Store, "publish", full)
     with pytest.raises(OSError, match="No space left"):
         make(bench(tmp_path), "stage", 1, contents(), build, model=False)
+
+
+def test_names_of_the_same_content_share_a_folder(tmp_path: Path) -> None:
+    def build(names: list[str], work: Path, publish: Publish) -> None:
+        for folder in [written(work, name) for name in names]:
+            (folder / "file").write_text("same")
+            publish(folder.name, folder)
+
+    same = {f"{number:02}": {"of": "all"} for number in range(20)}
+    found = make(bench(tmp_path), "stage", 1, same, build, model=False)
+    assert list(found) == list(same)
+    (folder,) = set(found.values())
+    assert (folder / "file").read_text() == "same"
+    assert not [path for path in (tmp_path / ".work").iterdir() if path.is_dir()]
