@@ -62,7 +62,7 @@ class Bench:
     stacks: tuple[int, ...] = ()  # how many styles train at once, for `train`; () = 1, 4, 15 and 30
     cards: tuple[int, ...] = ()  # how many, for `scaling`; () = 1, 2, 4, ... of those that are visible
     primed: bool = False  # whether the set's first trial only warms up the process
-    graphs: bool = True  # training steps as CUDA graphs
+    graphs: bool = True  # training steps and passes of drawing as CUDA graphs
     fused: bool = True  # fused kernels
 
     @property
@@ -278,7 +278,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("outputs/sd21"))
     parser.add_argument("--compile", choices=("auto", "off", "regional", "full"), default="auto")
     parser.add_argument(
-        "--graphs", choices=("auto", "off"), default="auto", help="steps of train as CUDA graphs"
+        "--graphs", choices=("auto", "off"), default="auto", help="steps and passes as CUDA graphs"
     )
     parser.add_argument("--fused", choices=("auto", "off"), default="auto")
     parser.add_argument("--stacks", type=int, nargs="+", default=[], help="styles trained at once for train")

@@ -105,7 +105,12 @@ class Bed:
         prompts = tuple(PictureSpec(f"{i}.png", f"a picture of thing {i}", "", i) for i in range(pictures))
         styles = tuple(StyleDrawJob(name, folder, prompts) for name, folder in adapters.items())
         job = GenerateJob(
-            self.model, SamplerSpec("unipc", steps, 7.5), self.side, styles, compile=self.compile
+            self.model,
+            SamplerSpec("unipc", steps, 7.5),
+            self.side,
+            styles,
+            compile=self.compile,
+            graphs=self.graphs,
         )
         first = self._drawn(replace(job, styles=styles[:1]))
         with peak() as gib:
@@ -126,7 +131,7 @@ class Bed:
         spec = StyleIdSpec(layers, 0.75, 1.5, steps)
         styles = [self._style(f"{i:02d}", pictures, references) for i in range(2)]
         jobs = [
-            StyliseJob(self.model, spec, self.side, (style,), compile=self.compile)
+            StyliseJob(self.model, spec, self.side, (style,), compile=self.compile, graphs=self.graphs)
             for style, spec in ((styles[0], spec), (styles[1], spec), (styles[1], replace(spec, gamma=0.3)))
         ]
         seconds = []

@@ -176,8 +176,8 @@ class TrainJob:
     resume[style] is a snapshot folder to continue from (all of a job's styles resume at `start_step` or none does).
     batch_size: instance samples per style and step (and as many class samples when prior_weight > 0).
     micro_batch: samples in one pass, 0 = chosen by memory; never changes the result beyond rounding.
-    compile: how the network's passes are compiled, auto = by how long the job is; graphs: whether a step may be
-    recorded as a CUDA graph. Neither changes a result beyond rounding.
+    compile: how the network's passes are compiled. graphs: whether a step may be recorded as a CUDA graph.
+    Neither changes a result beyond rounding.
     deterministic: the same bits whenever and with whatever other styles it is run, on the same kind of machine.
     """
 
@@ -287,7 +287,8 @@ class GenerateJob:
     resolution: int
     styles: tuple[StyleDrawJob, ...]
     batch_size: int = 0  # pictures in one pass, 0 = chosen by memory; changes nothing beyond rounding
-    compile: CompileSetting = "off"  # of the network's passes, auto = by how long the job is; rounding only
+    compile: CompileSetting = "off"  # of the network's passes; rounding only
+    graphs: bool = False  # whether passes may be recorded as CUDA graphs
 
 
 @dataclass(frozen=True)
@@ -328,7 +329,8 @@ class StyliseJob:
     resolution: int
     styles: tuple[StyleStyliseJob, ...]
     batch_size: int = 0  # content pictures in one pass, 0 = chosen by memory
-    compile: CompileSetting = "off"  # of the network's passes, auto = by how long the job is; rounding only
+    compile: CompileSetting = "off"  # of the network's passes; rounding only
+    graphs: bool = False  # whether passes may be recorded as CUDA graphs
 
 
 OnStyle = Callable[[str, Path], None]

@@ -249,7 +249,15 @@ def draw(
     def build(names: list[str], work: Path, publish: Publish) -> None:
         todo = tuple(jobs[name] for name in names)
         settings = bench.config.backend
-        spec = GenerateJob(bench.model, sampler, resolution, todo, settings.draw_batch, settings.compile)
+        spec = GenerateJob(
+            bench.model,
+            sampler,
+            resolution,
+            todo,
+            settings.draw_batch,
+            settings.compile,
+            settings.graphs == "auto",
+        )
         bench.backend.generate(spec, work, bench.progress, publish)
 
     return make(bench, stage, VERSION, contents, build)

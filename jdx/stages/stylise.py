@@ -45,7 +45,15 @@ def stylise(bench: Bench, pictures: Mapping[str, Path]) -> dict[str, Path]:
         todo = tuple(jobs[style] for style in styles)
         settings = bench.config.backend
         bench.backend.stylise(
-            StyliseJob(bench.model, spec, resolution, todo, settings.draw_batch, settings.compile),
+            StyliseJob(
+                bench.model,
+                spec,
+                resolution,
+                todo,
+                settings.draw_batch,
+                settings.compile,
+                settings.graphs == "auto",
+            ),
             work,
             bench.progress,
             publish,

@@ -62,6 +62,7 @@ def generate(job: GenerateJob, models: Models, out: Path, progress: Progress, on
             for group in groups:
                 drawer.draw(group, hand_over)
         finally:
+            drawer.denoise.forget()
             try:
                 developer.finish()
             finally:  # what is complete is handed over, whatever happened to the rest
@@ -88,10 +89,12 @@ def _groups(
 
 
 def _passes(job: GenerateJob, models: Models, sizes: Sequence[int]) -> Denoiser:
-    """The UNet's passes for groups of these sizes. Blending changes layers in mid-drawing: not for compiled code."""
-    setting = "off" if any(style.blend for style in job.styles) else job.compile
+    """The UNet's passes for groups of these sizes. Blending changes layers in mid-drawing: not for fixed passes."""
+    blended = any(style.blend for style in job.styles)
     rows = rows_of(job.sampler) * even_rows(sizes, most_at_once(job, models))
-    return denoiser(models, setting, rows)
+    if blended:
+        return denoiser(models, "off", rows)
+    return denoiser(models, job.compile, rows, graphs=job.graphs)
 
 
 def most_at_once(job: GenerateJob, models: Models, branches: int = 1) -> int:
@@ -163,7 +166,11 @@ class Drawer:
             ready = Prepared(style, text, coarse_text, moments, self._biases(style, adapter))
 
             def batch(some: Sequence[Todo]) -> None:
-                self._batch(some, ready)
+                try:
+                    self._batch(some, ready)
+                except torch.cuda.OutOfMemoryError:
+                    self.denoise.forget()  # so that the next try has more
+                    raise
                 launched()
 
             size = self._batch_size(len(todo), blended=style.blend is not None)

@@ -17,11 +17,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from jdx.backends.base import CompileSetting, OnStyle, StyleIdSpec, StyleStyliseJob, StyliseJob
+from jdx.backends.base import OnStyle, StyleIdSpec, StyleStyliseJob, StyliseJob
 from jdx.backends.torch.attention import processors
 from jdx.backends.torch.develop import Developer, Folder, Handover, Picture
 from jdx.backends.torch.devices import in_batches, pictures_that_fit, send
-from jdx.backends.torch.inference import Denoiser, denoiser, even_rows
+from jdx.backends.torch.inference import Aside, Denoiser, denoiser, even_rows
 from jdx.backends.torch.models import Models
 from jdx.backends.torch.pictures import PictureWriter
 from jdx.backends.torch.styleid_checks import check, levels_of
@@ -76,13 +76,14 @@ def stylise(job: StyliseJob, models: Models, out: Path, progress: Progress, on_s
         developer = Developer(models, writer, VAE_BATCH, lambda n: None)
         hand_over = Handover(folders, on_style)
         try:
-            engine.compile(job.compile, job.styles, folders)
+            engine.prepare(job, folders)
             styles = list(zip(job.styles, folders, strict=True))
             for place, (style, folder) in enumerate(styles):
                 for then in styles[place + 1 : place + 2]:
                     engine.expect(*then)
                 engine.stylise(style, folder, developer, hand_over)
         finally:
+            engine.forget()
             try:
                 developer.finish()
             finally:  # what is complete is handed over, whatever happened to the rest
@@ -183,19 +184,19 @@ class StyleId:
 
             in_batches(todo, even_size, draw, f"StyleID, style {style.style}")
 
-    def compile(
-        self, setting: CompileSetting, styles: Sequence[StyleStyliseJob], folders: Sequence[Folder]
-    ) -> None:
+    def prepare(self, job: StyliseJob, folders: Sequence[Folder]) -> None:
         """Choose how passes are run: with captures for contents and their references together, and with injection."""
         drawn, inverted, most = [], [], self.batch
-        for style, folder in zip(styles, folders, strict=True):
+        for style, folder in zip(job.styles, folders, strict=True):
             if todo := _todo(style, folder):
                 references = len({which for *_, which in todo})
                 drawn.append(len(todo))
                 inverted.append(len(todo) + references)
                 most = min(most, self._most(references))
-        self.inverting = denoiser(self.models, setting, even_rows(inverted, self.batch))
-        self.drawing = denoiser(self.models, setting, even_rows(drawn, most))
+        rows = even_rows(inverted, self.batch), even_rows(drawn, most)
+        self.inverting, self.drawing = (
+            denoiser(self.models, job.compile, count, graphs=job.graphs) for count in rows
+        )
 
     def _most(self, references: int) -> int:
         """Contents in one pass, beside so many references' features."""
@@ -236,15 +237,18 @@ class StyleId:
         gamma, temperature = (self._number(x) for x in (self.spec.gamma, self.spec.temperature))
         injections = {layer: Inject(gamma, temperature) for layer in self.layers}
 
+        def put(given: Sequence[Tensor]) -> None:
+            for injection, (q, k, v) in zip(injections.values(), _in_parts(given, len(ALL)), strict=True):
+                injection.q, injection.k, injection.v = q, k, v
+
         def predict(x: Tensor, t: int) -> Tensor:
             if t not in self.rows:
                 return self._unet(self.drawing, x, t, plain=True)
             row = self.rows[t]
-            for layer, parts in lender.lend(row, row - 1 if row else None).items():
-                injection = injections[layer]
-                injection.q, injection.k, injection.v = parts["q"], parts["k"], parts["v"]
+            lent = lender.lend(row, row - 1 if row else None)
+            given = [lent[layer][part] for layer in self.layers for part in ALL]
             with processors(self.models.unet, injections):
-                return self._unet(self.drawing, x, t)
+                return self._beside(self.drawing, x, t, Aside(given, put))[0]
 
         return denoise(z, self.levels, self.models.prediction_type, predict)
 
@@ -290,21 +294,25 @@ class StyleId:
     def _capture(self, latents: Tensor, into: Sequence[Inverted]) -> Tensor:
         """z_T of clean latents; the layers' inputs of the time steps with injection are written to `into`.
 
-        Compiled passes give all parts at all time steps, whatever is kept of them: one kind of pass.
+        Compiled or recorded passes give all parts at all time steps, whatever is kept of them: one kind of pass.
         """
-        compiled = self.inverting.mode != "off"
-        keeper = Keeper(into, self.models.device)
+        lasting = self.inverting.lasting
+        keeper = Keeper(into, self.models.device, lent=lasting)
         wanted = dict.fromkeys(part for one in into for _, part in one.features)
-        captures = {layer: Capture(ALL if compiled else tuple(wanted)) for layer in self.layers}
+        parts = ALL if lasting else tuple(wanted)
+        captures = {layer: Capture(parts) for layer in self.layers}
+
+        def take() -> list[Tensor]:
+            return [x for capture in captures.values() for x in capture.taken().values()]
 
         def predict(x: Tensor, t: int) -> Tensor:
-            if t not in self.rows and not compiled:
+            if t not in self.rows and not lasting:
                 return self._unet(self.inverting, x, t, plain=True)
             with processors(self.models.unet, captures):
-                answer = self._unet(self.inverting, x, t)
-            met = {layer: capture.taken() for layer, capture in captures.items()}
+                answer, left = self._beside(self.inverting, x, t, Aside(take=take))
             if t in self.rows:
-                keeper.keep(self.rows[t], met)
+                met = (dict(zip(parts, some, strict=True)) for some in _in_parts(left, len(parts)))
+                keeper.keep(self.rows[t], dict(zip(self.layers, met, strict=True)))
             return answer
 
         z = invert(latents, self.levels, self.models.prediction_type, predict)
@@ -315,6 +323,11 @@ class StyleId:
         answer = denoise(x, self.times[t], self.text.expand(len(x), -1, -1), plain=plain)
         self.tick(len(x))
         return answer.to(x.dtype)
+
+    def _beside(self, denoise: Denoiser, x: Tensor, t: int, aside: Aside) -> tuple[Tensor, Sequence[Tensor]]:
+        answer, left = denoise.beside(x, self.times[t], self.text.expand(len(x), -1, -1), aside)
+        self.tick(len(x))
+        return answer.to(x.dtype), left
 
     @torch.no_grad()
     def _probe(self) -> dict[str, tuple[int, int]]:
@@ -329,12 +342,23 @@ class StyleId:
 
     @contextmanager
     def _yielding(self) -> Iterator[None]:
-        """Out of memory inside also drops the inversions nobody uses, so that the next try has more."""
+        """Out of memory inside also drops graphs and the inversions nobody uses, so that the next try has more."""
         try:
             yield
         except torch.cuda.OutOfMemoryError:
             self.memory.clear()
+            self.forget()
             raise
+
+    def forget(self) -> None:
+        """Give the recorded passes' memory back."""
+        self.inverting.forget()
+        self.drawing.forget()
+
+
+def _in_parts(tensors: Sequence[Tensor], count: int) -> Iterator[tuple[Tensor, ...]]:
+    """Consecutive tuples of `count` each, one for a layer."""
+    return zip(*(tensors[i::count] for i in range(count)), strict=True)
 
 
 def _latent(one: Inverted) -> Tensor:

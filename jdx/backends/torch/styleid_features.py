@@ -32,8 +32,9 @@ def _stream(device: torch.device) -> torch.cuda.Stream | None:
 class Keeper:
     """Writes what captures meet into some pictures' inversions."""
 
-    def __init__(self, into: Sequence[Inverted], device: torch.device):
-        self.into, self.device, self._stream = into, device, _stream(device)
+    def __init__(self, into: Sequence[Inverted], device: torch.device, *, lent: bool = False):
+        """lent: what is met will be written over by the next pass, so what travels is copied first."""
+        self.into, self.device, self.lent, self._stream = into, device, lent, _stream(device)
         self._under_way: deque[torch.cuda.Event] = deque()
 
     def keep(self, row: int, met: Mapping[str, Parts]) -> None:
@@ -54,6 +55,8 @@ class Keeper:
     def _send(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
         assert self._stream is not None
         computing = torch.cuda.current_stream(self.device)
+        if self.lent:
+            pairs = [(kept, x.clone()) for kept, x in pairs]
         if len(self._under_way) == AHEAD:
             computing.wait_event(self._under_way.popleft())
         self._stream.wait_stream(computing)

@@ -85,6 +85,23 @@ def test_styles_of_equal_weights_share_batches(tiny_sd: Path, tmp_path: Path) ->
     assert np.abs(drawn[0] - drawn[1]).max() <= 1
 
 
+def test_recorded_passes_draw_the_same(tiny_sd: Path, tmp_path: Path) -> None:
+    """Two adapters by one graph, and a last batch of another size; float64, so that any slip would show."""
+    spec, backend, drawn = ModelSpec(str(tiny_sd)), TorchBackend("cuda", "float64"), []
+    pictures, styles = tuple(PictureSpec(f"{i}.png", f"cat {i}", "", i) for i in range(5)), []
+    for name in ("00", "01"):
+        adapter = random_adapter(backend.models(spec))
+        save_adapter(tmp_path / name, adapter.unet, adapter.text_encoder, {})
+        styles.append(StyleDrawJob(name, tmp_path / name, pictures))
+    for graphs in (False, True):
+        job = GenerateJob(spec, SamplerSpec("unipc", 6, 7.5), 64, tuple(styles), 3, graphs=graphs)
+        out = tmp_path / str(graphs)
+        backend.generate(job, out, NullProgress(), lambda style, folder: None)
+        files = [out / style.style / picture.file for style in styles for picture in pictures]
+        drawn.append(np.stack([np.asarray(Image.open(file), dtype=int) for file in files]))
+    assert np.abs(drawn[0] - drawn[1]).max() <= 1
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_compiled_pictures_are_the_same(tiny_sd: Path, tmp_path: Path, dtype: torch.dtype) -> None:
     models = load(ModelSpec(str(tiny_sd)), "cuda", dtype)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from jdx.backends.base import ModelSpec
+from jdx.backends.base import ModelSpec, StyleStyliseJob, StyliseJob
+from jdx.backends.torch import styleid
 from jdx.backends.torch.models import load
 from jdx.backends.torch.styleid_features import CONTENT, STYLE
+from jdx.backends.torch.styleid_layers import resolve_layers
 from jdx.backends.torch.styleid_memory import FeatureMemory, Place, places, size
-from tests.jdx.backends.styleid_jobs import engine, pictures, redrawn
+from jdx.progress import NullProgress
+from tests.jdx.backends.styleid_jobs import LAYERS, SPEC, engine, pictures, redrawn
 
 __all__ = ["pictures"]  # a fixture
 pytestmark = [
@@ -43,6 +49,33 @@ def test_equals_the_cpu_wherever_the_features_are(
     assert (split.used(tight), split.used(far)) == (style + content, style + 2 * content)
     torch.testing.assert_close(made.cpu(), want, rtol=1e-8, atol=1e-8)
     assert all(x.is_pinned() for x in split.get(engine(models).key(pictures[4], STYLE)).features.values())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("far", [False, True], ids=["on the device", "in host memory"])
+def test_recorded_passes_are_the_same(
+    far: bool, tiny_sd: Path, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two styles by the same graphs, features kept anywhere."""
+    models, made = load(ModelSpec(str(tiny_sd)), torch.device("cuda", 0), torch.float64), []
+    if far:
+        where = places(models.device)[1:]
+        monkeypatch.setattr(styleid, "places", lambda device: where)
+    styles = tuple(
+        StyleStyliseJob(
+            name, tuple(pictures[3:]), {f"{i}.png": (pictures[(i + k) % 5], i % 2) for i in range(3)}
+        )
+        for k, name in enumerate(("00", "01"))
+    )
+    spec = replace(SPEC, layers=resolve_layers(models.unet, LAYERS), steps=6)
+    for graphs in (False, True):
+        styleid._memories.clear()
+        job, out = StyliseJob(models.spec, spec, 64, styles, 3, graphs=graphs), tmp_path / str(graphs)
+        styleid.stylise(job, models, out, NullProgress(), lambda *_: None)
+        made.append(
+            np.stack([np.asarray(Image.open(file), dtype=int) for file in sorted(out.glob("*/*.png"))])
+        )
+    assert len(made[0]) == 6
+    assert np.abs(made[0] - made[1]).max() <= 1
 
 
 def test_bfloat16_is_no_worse_than_its_own_rounding(tiny_sd: Path, pictures: list[Path]) -> None:

@@ -1,0 +1,97 @@
+"""Passes of drawing as CUDA graphs: recorded once for each shape, then started with one call.
+
+Python takes some 50 ms to start the kernels of a UNet's pass, about as long as a good GPU takes for 25 rows; on a busy
+host more. Weights are merged in place, so a graph serves every style of a job (training has its own, see `replay`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+Work = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+"""Results from inputs, all of them on the device, without waiting for it."""
+Shapes = tuple[tuple[torch.Size, torch.dtype], ...]
+
+FIRST = 2
+"""Passes of a shape that run as they are: their kernels are chosen, compiled and loaded, which cannot be recorded."""
+KEPT = 2
+"""Graphs that are kept, each with the memory of a pass of its own; the one used longest ago leaves first."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A recorded pass: what it reads, and where its results will be."""
+
+    graph: torch.cuda.CUDAGraph
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+
+    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """The pass on other numbers of the same shapes."""
+        torch._foreach_copy_(self.inputs, list(inputs), non_blocking=True)
+        self.graph.replay()
+        return self.outputs
+
+
+def capture(work: Work, inputs: Sequence[Tensor], device: torch.device) -> Graph:
+    """Record one pass, which computes nothing yet. Other threads go on meanwhile and may allocate.
+
+    Raises: RuntimeError where it cannot be recorded, torch.cuda.OutOfMemoryError among them.
+    """
+    fixed, graph = [x.clone() for x in inputs], torch.cuda.CUDAGraph()
+    with torch.cuda.device(device):
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            outputs = list(work(fixed))
+    return Graph(graph, fixed, outputs)
+
+
+class RecordedPasses:
+    """One kind of work, as graphs from its third pass of a shape on; where none can be recorded, as it is.
+
+    able: whether graphs are made at all. Results are overwritten by the next pass.
+    """
+
+    def __init__(self, device: torch.device, *, able: bool):
+        self.able, self._device = able, device
+        self._graphs: OrderedDict[Shapes, Graph] = OrderedDict()
+        self._seen: Counter[Shapes] = Counter()
+
+    def __call__(self, work: Work, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """`work` of the inputs, which has to be the same for the same shapes."""
+        shapes = tuple((x.shape, x.dtype) for x in inputs)
+        if shapes in self._graphs:
+            self._graphs.move_to_end(shapes)
+            return self._graphs[shapes](inputs)
+        self._seen[shapes] += 1
+        if self.able and self._seen[shapes] > FIRST:
+            self._record(shapes, work, inputs)
+        return self._graphs[shapes](inputs) if shapes in self._graphs else work(inputs)
+
+    def _record(self, shapes: Shapes, work: Work, inputs: Sequence[Tensor]) -> None:
+        while len(self._graphs) >= KEPT:
+            self._reset(self._graphs.popitem(last=False)[1])
+        try:
+            self._graphs[shapes] = capture(work, inputs, self._device)
+        except RuntimeError as error:  # a lack of memory too: the graph's is beside the plain passes'
+            self.able = False
+            first = str(error).strip().splitlines()[0][:200]
+            log.warning("a pass could not be recorded as a CUDA graph, going on without: %s", first)
+
+    def forget(self) -> None:
+        """Give all graphs and their memory back, and make no others."""
+        self.able = False
+        while self._graphs:
+            self._reset(self._graphs.popitem()[1])
+
+    def _reset(self, graph: Graph) -> None:
+        torch.cuda.synchronize(self._device)
+        graph.graph.reset()

@@ -1,0 +1,155 @@
+"""Passes as CUDA graphs: when they are recorded, that new numbers reach them, and what happens where they cannot be.
+
+A stand-in for CUDA's graphs, without a GPU: on replay it does the work again on the tensors that were there when it was
+recorded, with the attention processors of that time, and writes over its results.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from jdx.backends.base import ModelSpec, StyleIdSpec, StyleStyliseJob, StyliseJob
+from jdx.backends.torch import inference, recorded_pass, styleid
+from jdx.backends.torch.adapters import save_adapter
+from jdx.backends.torch.attention import processors, self_attentions
+from jdx.backends.torch.generate import generate
+from jdx.backends.torch.models import Models, load
+from jdx.backends.torch.recorded_pass import FIRST, KEPT, Graph, RecordedPasses, Work
+from jdx.progress import NullProgress
+from tests.jdx.backends.adapters_for import random_adapter
+from tests.jdx.backends.small_models import of_two_blocks
+from tests.jdx.backends.styleid_jobs import pictures
+from tests.jdx.backends.test_generate import assert_same, job, levels, style
+
+__all__ = ["pictures"]  # a fixture
+CPU = torch.device("cpu")
+
+
+class Device:
+    """Counts what is recorded, replayed and given back."""
+
+    def __init__(self, unet: Any):
+        self.unet, self.recorded, self.replayed, self.reset, self.fails = unet, 0, 0, 0, False
+
+    def capture(self, work: Work, inputs: Sequence[Tensor], device: torch.device) -> Graph:
+        if self.fails:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        self.recorded += 1
+        fixed = [x.clone() for x in inputs]
+        return Graph(Replay(self, work, fixed, outputs := list(work(fixed))), fixed, outputs)  # type: ignore[arg-type]
+
+
+class Replay:
+    """The same Python again, where a GPU would start kernels."""
+
+    def __init__(self, device: Device, work: Work, inputs: list[Tensor], outputs: list[Tensor]):
+        self.device, self.work, self.inputs, self.outputs = device, work, inputs, outputs
+        attentions = self_attentions(device.unet) if device.unet is not None else {}
+        self.processors = {path: layer.processor for path, layer in attentions.items()}
+
+    def replay(self) -> None:
+        self.device.replayed += 1
+        with processors(self.device.unet, self.processors):
+            for old, new in zip(self.outputs, list(self.work(self.inputs)), strict=True):
+                old.copy_(new)
+
+    def reset(self) -> None:
+        self.device.reset += 1
+
+
+@pytest.fixture
+def small(tiny_sd: Path) -> Models:
+    return of_two_blocks(load(ModelSpec(str(tiny_sd)), "cpu", torch.float32))
+
+
+@pytest.fixture
+def device(small: Models, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
+    found = Device(small.unet)
+    monkeypatch.setattr(recorded_pass, "capture", found.capture)
+    monkeypatch.setattr(inference, "GRAPHS_ON", "cpu")
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    yield found
+    styleid.release()
+
+
+def double(inputs: Sequence[Tensor]) -> list[Tensor]:
+    return [2 * x for x in inputs]
+
+
+def test_the_third_pass_of_a_shape_is_recorded(device: Device) -> None:
+    passes = RecordedPasses(CPU, able=True)
+    for i in range(1, FIRST + 4):
+        (found,) = passes(double, [torch.full((2,), float(i))])
+        assert found.tolist() == [2 * i] * 2
+        assert (device.recorded, device.replayed) == (int(i > FIRST), max(0, i - FIRST))
+    passes(double, [torch.ones(3)])
+    assert device.recorded == 1
+
+
+def test_few_graphs_are_kept_and_all_given_back(device: Device) -> None:
+    passes = RecordedPasses(CPU, able=True)
+    for size in range(1, KEPT + 2):
+        for _ in range(FIRST + 1):
+            passes(double, [torch.ones(size)])
+    assert (device.recorded, device.reset) == (KEPT + 1, 1)
+    passes.forget()
+    assert device.reset == KEPT + 1
+    for _ in range(FIRST + 1):
+        passes(double, [torch.ones(1)])
+    assert device.recorded == KEPT + 1
+
+
+def test_what_cannot_be_recorded_runs_as_it_is(device: Device, caplog: pytest.LogCaptureFixture) -> None:
+    device.fails = True
+    passes = RecordedPasses(CPU, able=True)
+    with caplog.at_level(logging.WARNING):
+        for i in range(FIRST + 3):
+            assert passes(double, [torch.full((1,), float(i))])[0].item() == 2 * i
+    (line,) = [record.message for record in caplog.records]
+    assert line.endswith("going on without: operation not permitted when stream is capturing")
+
+
+def test_drawing_is_the_same(small: Models, device: Device, tmp_path: Path) -> None:
+    """Two adapters, and batches of two sizes: merged weights are seen by the graphs of the first."""
+    for name in ("a", "b"):
+        adapter = random_adapter(small, rank=3, alpha=2.0, text_rank=0)
+        save_adapter(tmp_path / name, adapter.unet, adapter.text_encoder, {})
+    wanted = job(small, style("00", tmp_path / "a"), style("01", tmp_path / "b"), batch_size=2)
+    results = []
+    for graphs in (False, True):
+        out = tmp_path / str(graphs)
+        generate(replace(wanted, graphs=graphs), small, out, NullProgress(), lambda *_: None)
+        results.append(levels(out))
+        assert bool(device.replayed) is graphs
+    assert_same(*results)
+    assert device.recorded == device.reset == 2
+
+
+@pytest.mark.parametrize("alike", [False, True], ids=["two references", "one reference"])
+def test_styleid_is_the_same(
+    alike: bool, small: Models, device: Device, pictures: list[Path], tmp_path: Path
+) -> None:
+    """Two styles: what was lent to the first one's passes is not lent to the second's, nor kept for it."""
+    references = tuple(pictures[4:]) if alike else tuple(pictures[3:])
+    styles = [
+        StyleStyliseJob(name, references, {f"{i}.png": (some[i], i % len(references)) for i in range(3)})
+        for name, some in (("00", pictures[:3]), ("01", pictures[2:]))
+    ]
+    spec = StyleIdSpec(tuple(self_attentions(small.unet)), 0.6, 1.5, FIRST + 3)
+    results = []
+    for graphs in (False, True):
+        styleid.release()
+        wanted = StyliseJob(small.spec, spec, 64, tuple(styles), 3, graphs=graphs)
+        styleid.stylise(wanted, small, tmp_path / str(graphs), NullProgress(), lambda *_: None)
+        results.append(levels(tmp_path / str(graphs)))
+        assert bool(device.replayed) is graphs
+    assert_same(*results)
+    assert device.recorded == device.reset
