@@ -19,6 +19,8 @@ PLACES, CHANNELS = 32, 64
 """A tile of a picture. 64 divides Stable Diffusion's widths and makes lines of 128 bytes in bfloat16."""
 CHUNK, CHUNKS = 128, 64
 """Least places of a piece for statistics, and most pieces of a sample."""
+PIECES, WIDTH = 32, 128
+"""A tile of a group's pieces and channels, mostly empty: one kernel for all sizes, each of which would take 0.2 s."""
 ROWS, COLUMNS = 8, 256
 """A tile of GEGLU; 256 divides the widths again."""
 NUMBERS = 2048
@@ -48,8 +50,8 @@ class _Cut:
         self.count = triton.cdiv(self.S, self.chunk)
         self.grid = (self.N, self.count, triton.cdiv(self.C, CHANNELS))
         self.tile = {
-            "J": triton.next_power_of_2(self.count),
-            "W": triton.next_power_of_2(self.C // groups),
+            "J": max(PIECES, triton.next_power_of_2(self.count)),
+            "W": max(WIDTH, triton.next_power_of_2(self.C // groups)),
         }
 
     def sums(self, x: Tensor) -> tuple[Tensor, Tensor]:

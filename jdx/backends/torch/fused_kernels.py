@@ -16,7 +16,7 @@ def _silu(z):
     return z * tl.sigmoid(z)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["NUM"])
 def moments(x, mean, m2, S, C, CHUNK, NUM, P: tl.constexpr, B: tl.constexpr):
     """Per sample, piece of places and channel: mean and sum of squared deviations.
 
@@ -42,7 +42,7 @@ def moments(x, mean, m2, S, C, CHUNK, NUM, P: tl.constexpr, B: tl.constexpr):
     tl.store(m2 + at, tl.sum(two, axis=0) - shift * shift * count, mask=c < C)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["NUM"])
 def group(
     mean, m2, shift, weight, bias, scale, offset, centre, rstd,
     S, C, CHUNK, NUM, G, eps, HAS_SHIFT: tl.constexpr, J: tl.constexpr, W: tl.constexpr,
@@ -97,7 +97,7 @@ def _dz(x, dy, a, b, SILU: tl.constexpr):
     return dy
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["NUM"])
 def sums(
     x, dy, scale, offset, centre, sum1, sum2, S, C, CHUNK, NUM,
     SILU: tl.constexpr, P: tl.constexpr, B: tl.constexpr,
@@ -123,7 +123,7 @@ def sums(
     tl.store(sum2 + at, tl.sum(two, axis=0), mask=c < C)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["NUM"])
 def group_sums(sum1, sum2, weight, rstd, slope, level, S, C, NUM, G, J: tl.constexpr, W: tl.constexpr):
     """Per sample and group: dx = scale * dz - level - slope * (x - centre)."""
     n, g = tl.program_id(0).to(tl.int64), tl.program_id(1)
