@@ -37,6 +37,8 @@ LONGEST = (
     "tests/sweeps/test_controller.py",
     "tests/jdx/backends/jittor/test_jobs.py",
     "tests/data/test_mini_weights.py",
+    "tests/jdx/backends/test_fused.py",
+    "tests/jdx/backends/test_training_company.py",
     "tests/sweeps/test_warm.py",
     "tests/jdx/backends/jittor/test_trial.py",
     "tests/faults/test_many.py",

@@ -40,7 +40,7 @@ def test_a_sweep_outlives_any_mixture(tmp_path: Path) -> None:
         "5": "oom",
         "7.1": "kill",
     }
-    bench = Bench(tmp_path, words=["x=range(0,12)"], payload={"deeds": deeds}, timeout=2.0)
+    bench = Bench(tmp_path, words=["x=range(0,12)"], payload={"deeds": deeds}, timeout=8.0)
     controller, done = bench.run()
     assert done
     failed = {number for number, state in states(controller).items() if state == "FAIL"}
