@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -204,7 +205,7 @@ def test_what_is_lacking_is_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(fusing, "missing", lambda device: "")
-    monkeypatch.setattr(fusing, "_failure", lambda device: "Triton failed (OSError: Python.h)")
+    monkeypatch.setattr(fusing, "_failure", lambda *_: "Triton failed (OSError: Python.h)")
     fusing.lack.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):
@@ -220,14 +221,37 @@ def test_what_is_lacking_is_said_once(
     ]
 
 
+def test_kernels_are_made_as_the_networks_use_them(
+    functions: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In threads of their own, of which one that fails is heard."""
+    used: set[tuple[str, torch.dtype]] = set()
+
+    def noting(name: str) -> Callable[..., Tensor]:
+        def note(x: Tensor, *_: object, **__: object) -> Tensor:
+            used.add((name, x.dtype))
+            return x * 1
+
+        return note
+
+    for name in ("group_norm", "layer_norm", "geglu", "join"):
+        monkeypatch.setattr(functions, name, noting(name))
+    fusing._make(functions, DEVICE, torch.bfloat16)
+    both = {(name, kind) for name in ("group_norm", "join") for kind in (torch.bfloat16, torch.float32)}
+    assert used == both | {("layer_norm", torch.bfloat16), ("geglu", torch.bfloat16)}
+    monkeypatch.delattr(functions, "geglu")
+    with pytest.raises(AttributeError):
+        fusing._make(functions, DEVICE, torch.bfloat16)
+
+
 def test_kernels_that_fail_or_err_are_not_used(
     functions: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(*_: object, **__: object) -> Tensor:
         raise OSError("Python.h: no such file\nand more")
 
-    assert fusing._failure(DEVICE) == ""
+    assert fusing._failure(DEVICE, torch.float32) == ""
     monkeypatch.setattr(functions, "group_norm", failing)
-    assert fusing._failure(DEVICE) == "Triton failed (OSError: Python.h: no such file)"
+    assert fusing._failure(DEVICE, torch.float32) == "Triton failed (OSError: Python.h: no such file)"
     monkeypatch.setattr(functions, "group_norm", lambda x, *_, **__: x)
-    assert "off on this GPU" in fusing._failure(DEVICE)
+    assert "off on this GPU" in fusing._failure(DEVICE, torch.float32)
