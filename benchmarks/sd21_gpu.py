@@ -196,7 +196,7 @@ def _small(sizes: Sizes) -> list[str]:
 
 
 def scaling(bench: Bench) -> None:
-    """One trial's training on 1, 2, ... cards: the seconds that 300 further steps of all styles take.
+    """One trial's training on 1, 2, ... cards: the seconds that 200 further steps of all styles take.
 
     The trials share class pictures and encodings; learning rates of their own keep their adapters apart.
     """
@@ -207,7 +207,7 @@ def scaling(bench: Bench) -> None:
     for count in bench.cards or [n for n in (1, 2, 4, 8) if n <= max(1, cards)]:
         devices = ",".join(f"cuda:{i}" for i in range(count)) if cards else "cpu"
         taken = []
-        for steps in (20, 20 + max(4, 3 * sizes.train_steps // 8)):
+        for steps in (20, 20 + max(4, sizes.train_steps // 4)):
             extra = [
                 *common,
                 f"backend.devices=[{devices}]",

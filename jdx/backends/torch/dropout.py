@@ -37,7 +37,8 @@ class KeyedDropout:
 
 def keep(keys: Tensor, salt: int | Tensor, size: int, p: float) -> Tensor:
     """Boolean (N, size), True with probability 1 − p, from keys (N,) and a layer's salt."""
-    place = mix(_int32(torch.arange(size, device=keys.device)))
+    # As int32 from the start: inductor counts in int32, where the subtraction of `_int32` overflows.
+    place = mix(torch.arange(size, device=keys.device, dtype=torch.int32))
     sample = mix(_int32(keys ^ salt))
     h = mix(place[None, :] ^ sample[:, None])
     # h is unsigned in meaning and signed in type: with the top bit turned over, the order is that of [0, 2³²).
