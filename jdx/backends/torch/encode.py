@@ -24,6 +24,7 @@ from jdx.backends.torch.develop import fetch, reached
 from jdx.backends.torch.devices import in_batches, pictures_that_fit, send
 from jdx.backends.torch.models import Models
 from jdx.backends.torch.pictures import to_pixels
+from jdx.backends.torch.repeatable import one_by_one
 from jdx.backends.views import HEADER, crop_faults, record, record_of, resized, view
 from jdx.beside import Beside, beside, threads
 from jdx.errors import ConfigError
@@ -45,7 +46,7 @@ def encode(job: EncodeJob, models: Models, out: Path, progress: Progress, on_sty
 
     `mean` and `std` are float32 (pictures, variants, C, h, w), unscaled: a latent is (mean + std · n) ·
     scaling. A finished file of the same pictures and crop is kept. Passes are filled across styles and all have the
-    same number of rows, so a style's moments do not depend on its company. Raises ConfigError with every fault of
+    same number of rows, convolved one by one, so a style's moments do not depend on its company. Raises ConfigError with every fault of
     the job, and data.challenge's DataError for a picture that cannot be read.
     """
     if faults := crop_faults(job, models.vae_factor):
@@ -66,8 +67,9 @@ def encode(job: EncodeJob, models: Models, out: Path, progress: Progress, on_sty
             size = pictures_that_fit(models.device, job.crop.resolution, GIB_AT_512, MOST)
             views = Views(pool, job.crop, todo, 2 * size)
             encoder = _Encoder(models, views, task, _Files(job, out, files, on_style))
-            in_batches(views.even(size), size, encoder.launch, "encoding")
-            encoder.finish()
+            with one_by_one(models.vae, size):  # cuDNN's sums for a picture depend on its place in the batch
+                in_batches(views.even(size), size, encoder.launch, "encoding")
+                encoder.finish()
 
 
 @contextmanager
