@@ -46,8 +46,8 @@ def encode(job: EncodeJob, models: Models, out: Path, progress: Progress, on_sty
 
     `mean` and `std` are float32 (pictures, variants, C, h, w), unscaled: a latent is (mean + std · n) ·
     scaling. A finished file of the same pictures and crop is kept. Passes are filled across styles and all have the
-    same number of rows, convolved one by one, so a style's moments do not depend on its company. Raises ConfigError with every fault of
-    the job, and data.challenge's DataError for a picture that cannot be read.
+    same number of rows, convolved one by one, so a style's moments do not depend on its company. Raises ConfigError
+    with every fault of the job, and data.challenge's DataError for a picture that cannot be read.
     """
     if faults := crop_faults(job, models.vae_factor):
         raise ConfigError(faults, what="encoding job")
