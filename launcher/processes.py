@@ -8,12 +8,14 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
 TAG = "JDX_WORKER"
 """Environment variable that a worker's descendants inherit: finds those that left its session and its tree."""
 PR_SET_CHILD_SUBREAPER = 36
+PF_EXITING = 0x4
 
 
 def born(pid: int) -> float | None:
@@ -34,6 +36,16 @@ def is_alive(pid: int, since: float | None) -> bool:
         return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
+
+
+def is_exiting(pid: int) -> bool:
+    """Whether a process is ending, ended or gone (Linux); it may free its memory for long before it is a zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+    flags = int(stat.rpartition(")")[2].split()[6])  # a name may hold blanks and brackets: count after it
+    return bool(flags & PF_EXITING)
 
 
 def members(pid: int, tag: str) -> list[psutil.Process]:

@@ -69,9 +69,12 @@ class Worker:
         return Worker(process, ours, tag, key, holds, gpus, failures.oom_kills(process.pid), born)
 
     def note_group(self) -> None:
-        """Follow a worker into another control group; once it is dying the kernel no longer tells in which it was."""
+        """Follow a worker into another control group.
+
+        One that is exiting is in the root group, as the kernel tells it (cgroup 1). So it is looked at after the read.
+        """
         now = failures.oom_kills(self.process.pid)
-        if now.keys() != self.oom_kills.keys() and processes.is_alive(self.process.pid, self.born):
+        if now.keys() != self.oom_kills.keys() and not processes.is_exiting(self.process.pid):
             self.oom_kills = now
 
     def send(self, spec: JobSpec, lease: Lease) -> None:
