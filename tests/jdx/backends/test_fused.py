@@ -139,8 +139,13 @@ def test_a_sample_is_computed_as_if_alone(functions: ModuleType) -> None:
 
 @pytest.fixture
 def models(tiny_sd: Path) -> Models:
+    """Of two groups per norm: the interpreter takes them one by one."""
     found = of_two_blocks(load(ModelSpec(str(tiny_sd)), DEVICE, torch.float32, fused=False))
-    return replace(found, unet=found.unet.to(DEVICE), vae=copy.deepcopy(found.vae))
+    found = replace(found, unet=found.unet.to(DEVICE), vae=copy.deepcopy(found.vae))
+    for module in (*found.unet.modules(), *found.vae.modules()):
+        if isinstance(module, nn.GroupNorm):
+            module.num_groups = 2
+    return found
 
 
 @pytest.fixture(autouse=True)
@@ -178,7 +183,7 @@ def test_networks_compute_what_they_did(models: Models) -> None:
     pixels = drawn(1, 3, 16, 16)
     means = [m.moments(pixels)[0] for m in (models, ours)]
     assert (means[0] - means[1]).abs().max() < 1e-4 * means[0].abs().max()
-    pictures = [m.decode(x[:1]) for m in (models, ours)]
+    pictures = [m.decode(x[:1, :, :2, :2]) for m in (models, ours)]
     assert (pictures[0] - pictures[1]).abs().max() < 1e-4 * pictures[0].abs().max()
 
 
