@@ -48,3 +48,10 @@ class BackendError(RuntimeError):
 
 class NotMadeError(Exception):
     """A stage would have to compute, where only what the store has was asked for."""
+
+
+def told(error: BaseException, most: int = 200) -> str:
+    """An error's kind and the first line of what it says, for a line of the log."""
+    said = str(error).strip()
+    kind = type(error).__name__
+    return f"{kind}: {said.splitlines()[0][:most]}" if said else kind

@@ -409,7 +409,7 @@ class Backend:
         "auto"  # torch.compile; auto = off: `fused` is faster
     )
     graphs: Literal["auto", "off"] = (
-        "auto"  # training steps as CUDA graphs; auto = on GPUs, where one can be recorded
+        "auto"  # steps and passes as CUDA graphs; auto = on GPUs, where one can be recorded
     )
     python: Location | None = None  # interpreter with Jittor; null = jdx makes an environment
     home: Location | None = None  # JITTOR_HOME; null = $JDX_JITTOR, else ~/.cache/jdx/jittor

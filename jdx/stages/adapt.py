@@ -18,7 +18,7 @@ from typing import Any
 from jdx.backends.base import AdapterSpec, EnhancerSpec, LoraSpec, ScheduleSpec, TrainJob
 from jdx.beside import beside
 from jdx.methods.schedule import PREFIX_SAFE
-from jdx.schema import NetworkLora, Optim
+from jdx.schema import NetworkLora, Optim, TrialConfig
 from jdx.stages.bench import PUBLISHERS, Bench
 from jdx.stages.encode import crop_of
 from jdx.stages.wording import token_of
@@ -179,9 +179,17 @@ def _recipe(
         "batch": [config.train.batch_size, config.train.accumulation],
         "adamw": [*config.optim.betas, config.optim.eps],
         "dropout": config.lora.dropout if spec.unet.rank or spec.text_encoder.rank else 0.0,
-        # Other bits by design, and fixed by the number of samples of a pass; otherwise no part of the recipe.
-        **({"deterministic": config.backend.micro_batch} if config.train.deterministic else {}),
+        **_bits(config),
     }
+
+
+def _bits(config: TrialConfig) -> dict[str, Any]:
+    """Settings that are part of the recipe where its very bits are: other ones change them, by rounding only."""
+    backend = config.backend
+    if not config.train.deterministic:
+        return {}
+    plain = {} if backend.fused == "auto" else {"fused": backend.fused}
+    return {"deterministic": backend.micro_batch, **plain}
 
 
 def _legs(bench: Bench, keys: Mapping[str, str], wanted: list[int]) -> dict[tuple[int, int], list[str]]:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from jdx.backends.base import CompileSetting
+from jdx.errors import told
 
 log = logging.getLogger(__name__)
 
@@ -154,5 +155,4 @@ def is_failure(error: BaseException) -> bool:
 
 def give_up(error: BaseException) -> None:
     """Say in one line that compilation failed and that things go on without it."""
-    first = str(error).strip().splitlines() or [""]
-    say(f"compilation failed ({type(error).__name__}: {first[0][:200]}); going on without it")
+    say(f"compilation failed ({told(error)}); going on without it")

@@ -1,7 +1,7 @@
 """Group norm with SiLU, layer norm, GEGLU and sums with biases in one or two passes over memory (see `fused_kernels`).
 
-Each is the expression in its docstring and differentiable in its first tensors; weights and biases, frozen here, get no
-gradients. Import this file only where Triton is.
+Each is the expression in its docstring and differentiable, once, in its first tensors; weights and biases, frozen here, get
+no gradients. Import this file only where Triton is.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from jdx.backends.torch import fused_kernels as kernels
 
@@ -87,6 +88,7 @@ class _GroupNorm(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, scale, offset, centre, rstd = ctx.saved_tensors
         dy, cut, silu = channels_last(dy), _Cut(x, ctx.groups), {"SILU": ctx.silu}
@@ -112,6 +114,7 @@ class _Geglu(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         D, dy, dx = x.shape[-1] // 2, dy.contiguous(), torch.empty_like(x)
@@ -134,6 +137,7 @@ class _LayerNorm(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         dx, (M, C, grid, tile) = torch.empty_like(x), _LayerNorm.cut(x)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jdx.backends.torch.compile import missing, say
+from jdx.errors import told
 
 DTYPES = (torch.bfloat16, torch.float32)
 """Precisions that kernels, which compute in float32, do not spoil."""
@@ -53,8 +54,7 @@ def _failure(device: torch.device, dtype: torch.dtype) -> str:
     except torch.cuda.OutOfMemoryError:
         raise
     except Exception as error:  # Triton's own compiler, the C compiler, Python's missing headers: anything
-        first = str(error).strip().splitlines() or [""]
-        return f"Triton failed ({type(error).__name__}: {first[0][:200]})"
+        return f"Triton failed ({told(error)})"
     return "" if gap < 1e-3 else f"Triton's results are {gap:.3g} off on this GPU"
 
 

@@ -53,20 +53,17 @@ def generate(job: GenerateJob, models: Models, out: Path, progress: Progress, on
     total = sum(len(style.pictures) for style in job.styles)
     groups = _groups(job.styles, folders, models.device)
     sizes = [sum(len(folder.missing) for _, folder in group) for group in groups]
-    with progress.task("drawing", total) as task, PictureWriter() as writer:
+    with progress.task("drawing", total) as task, PictureWriter() as writer, ExitStack() as ending:
         task.advance(total - sum(sizes))
         developer = Developer(models, writer, DECODED, task.advance)
         drawer = Drawer(job, models, developer, _passes(job, models, sizes))
         hand_over = Handover(folders, on_style)
-        try:
-            for group in groups:
-                drawer.draw(group, hand_over)
-        finally:
-            drawer.denoise.forget()
-            try:
-                developer.finish()
-            finally:  # what is complete is handed over, whatever happened to the rest
-                hand_over(wait=True)
+        # Upwards, and each whatever happened to the others: what is complete is handed over.
+        ending.callback(hand_over, wait=True)
+        ending.callback(developer.finish)
+        ending.callback(drawer.denoise.forget)
+        for group in groups:
+            drawer.draw(group, hand_over)
 
 
 Style = tuple[StyleDrawJob, Folder]

@@ -18,8 +18,6 @@ OVERHEAD = 4
 """What a pass costs beside its rows, in rows: measured on an H200, 51 ms for 25 rows and 94 ms for 50."""
 FILLED = 0.75
 """Share of a compiled pass's rows below which a batch is done first without compilation: 394 against 533 samples/s."""
-
-
 GRAPHS_ON = "cuda"
 """Devices on which passes can be recorded."""
 
@@ -59,7 +57,7 @@ class Denoiser:
     @property
     def lasting(self) -> bool:
         """Whether all passes of a kind are one and the same, and so must read and leave the same things."""
-        return self.mode != "off" or self._recorded.able
+        return self.mode != "off" or self._recorded.lasting
 
     def forget(self) -> None:
         """Give the recorded passes' memory back; later ones run as they are."""

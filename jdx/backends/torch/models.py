@@ -36,8 +36,7 @@ class Models:
     unet and text_encoder are in `dtype`; vae is in float32 (float64 when `dtype` is), for it is small, its
     moments are kept for ever and bfloat16 costs it visible levels; decoding may autocast. alphas_cumprod:
     (T,) float64 on the CPU, diffusers' own values. vae_factor: pixels per latent. fused: whether unet and vae run with
-    fused kernels (see `fusing`). Whoever changes a weight
-    puts it back.
+    fused kernels (see `fusing`). Whoever changes a weight puts it back.
     """
 
     spec: ModelSpec

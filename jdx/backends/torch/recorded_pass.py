@@ -10,9 +10,12 @@ import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
+
+from jdx.errors import told
 
 log = logging.getLogger(__name__)
 
@@ -47,23 +50,36 @@ def capture(work: Work, inputs: Sequence[Tensor], device: torch.device) -> Graph
     Raises: RuntimeError where it cannot be recorded, torch.cuda.OutOfMemoryError among them.
     """
     fixed, graph = [x.clone() for x in inputs], torch.cuda.CUDAGraph()
-    with torch.cuda.device(device):
-        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            outputs = list(work(fixed))
+    with (
+        torch.cuda.device(device),
+        torch.cuda.graph(graph, stream=_stream(device), capture_error_mode="thread_local"),
+    ):
+        outputs = list(work(fixed))
     return Graph(graph, fixed, outputs)
+
+
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all recordings of a device: cuBLAS keeps a workspace (32 MiB on Hopper) for each that it has met."""
+    stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    return stream
 
 
 class RecordedPasses:
     """One kind of work, as graphs from its third pass of a shape on; where none can be recorded, as it is.
 
-    able: whether graphs are made at all. Results are overwritten by the next pass.
+    able: whether graphs are made from now on. Results are overwritten by the next pass.
     """
 
     def __init__(self, device: torch.device, *, able: bool):
         self.able, self._device = able, device
         self._graphs: OrderedDict[Shapes, Graph] = OrderedDict()
         self._seen: Counter[Shapes] = Counter()
+
+    @property
+    def lasting(self) -> bool:
+        """Whether there are graphs, or may be: after one that could not be recorded, earlier ones are still used."""
+        return self.able or bool(self._graphs)
 
     def __call__(self, work: Work, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """`work` of the inputs, which has to be the same for the same shapes."""
@@ -83,8 +99,7 @@ class RecordedPasses:
             self._graphs[shapes] = capture(work, inputs, self._device)
         except RuntimeError as error:  # a lack of memory too: the graph's is beside the plain passes'
             self.able = False
-            first = str(error).strip().splitlines()[0][:200]
-            log.warning("a pass could not be recorded as a CUDA graph, going on without: %s", first)
+            log.warning("a pass could not be recorded as a CUDA graph, going on without: %s", told(error))
 
     def forget(self) -> None:
         """Give all graphs and their memory back, and make no others."""

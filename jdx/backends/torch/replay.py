@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from jdx.backends.torch.batches import Pass
+from jdx.errors import told
 
 log = logging.getLogger(__name__)
 
@@ -89,12 +90,9 @@ class Recorded:
         try:
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 self._advance(fixed, self._learning)
-        except (
-            RuntimeError
-        ) as error:  # torch.cuda.OutOfMemoryError too: the graph's memory is beside the steps'
-            first = str(error).strip().splitlines()[0][:200]
+        except RuntimeError as error:  # a lack of memory too: the graph's is beside the steps'
             log.warning(
-                "a training step could not be recorded as a CUDA graph, going on without one: %s", first
+                "a training step could not be recorded as a CUDA graph, going on without one: %s", told(error)
             )
             self._able = False
             return

@@ -9,7 +9,7 @@ pass per picture and step: N to invert, N to draw.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -72,23 +72,21 @@ def stylise(job: StyliseJob, models: Models, out: Path, progress: Progress, on_s
         closing(
             StyleId(models, job.spec, layers, job.resolution, memory, job.batch_size, task.advance)
         ) as engine,
+        ExitStack() as ending,
     ):
         developer = Developer(models, writer, VAE_BATCH, lambda n: None)
         hand_over = Handover(folders, on_style)
-        try:
-            engine.prepare(job, folders)
-            styles = list(zip(job.styles, folders, strict=True))
-            for place, (style, folder) in enumerate(styles):
-                for then in styles[place + 1 : place + 2]:
-                    engine.expect(*then)
-                engine.stylise(style, folder, developer, hand_over)
-        finally:
-            engine.forget()
-            try:
-                developer.finish()
-            finally:  # what is complete is handed over, whatever happened to the rest
-                hand_over(wait=True)
-            memory.trim()
+        # Upwards, and each whatever happened to the others: what is complete is handed over.
+        ending.callback(memory.trim)
+        ending.callback(hand_over, wait=True)
+        ending.callback(developer.finish)
+        ending.callback(engine.forget)
+        engine.prepare(job, folders)
+        styles = list(zip(job.styles, folders, strict=True))
+        for place, (style, folder) in enumerate(styles):
+            for then in styles[place + 1 : place + 2]:
+                engine.expect(*then)
+            engine.stylise(style, folder, developer, hand_over)
 
 
 def _todo(style: StyleStyliseJob, folder: Folder) -> list[Todo]:

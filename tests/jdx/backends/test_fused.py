@@ -128,6 +128,20 @@ def test_bfloat16_is_rounded_once(functions: ModuleType) -> None:
     assert ((found.double() - want).abs() <= (0.51 if x.is_cuda else 1.01) * step).all()
 
 
+def test_second_derivatives_are_refused(functions: ModuleType) -> None:
+    """Rather than left out of the result."""
+    x, weight = drawn(1, 64, 3, 3).requires_grad_(), drawn(64, seed=1)
+    rows = x.permute(0, 2, 3, 1)
+    for y in (
+        functions.group_norm(x, weight, weight, 8, 1e-5),
+        functions.layer_norm(rows, weight, weight, 1e-5),
+        functions.geglu(rows),
+    ):
+        (grad,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            (grad + x).sum().backward()
+
+
 def test_a_sample_is_computed_as_if_alone(functions: ModuleType) -> None:
     x, weight, bias = drawn(3, 64, 20, 20), drawn(64, seed=1), drawn(64, seed=2)
     together = functions.group_norm(x, weight, bias, 32, 1e-5, silu=True)

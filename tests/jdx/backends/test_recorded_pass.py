@@ -37,11 +37,13 @@ class Device:
     """Counts what is recorded, replayed and given back."""
 
     def __init__(self, unet: Any):
-        self.unet, self.recorded, self.replayed, self.reset, self.fails = unet, 0, 0, 0, False
+        self.unet, self.recorded, self.replayed, self.reset = unet, 0, 0, 0
+        self.most = 99
+        self.error = "operation not permitted when stream is capturing\nmore"
 
     def capture(self, work: Work, inputs: Sequence[Tensor], device: torch.device) -> Graph:
-        if self.fails:
-            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        if self.recorded == self.most:
+            raise RuntimeError(self.error)
         self.recorded += 1
         fixed = [x.clone() for x in inputs]
         return Graph(Replay(self, work, fixed, outputs := list(work(fixed))), fixed, outputs)  # type: ignore[arg-type]
@@ -107,14 +109,32 @@ def test_few_graphs_are_kept_and_all_given_back(device: Device) -> None:
     assert device.recorded == KEPT + 1
 
 
-def test_what_cannot_be_recorded_runs_as_it_is(device: Device, caplog: pytest.LogCaptureFixture) -> None:
-    device.fails = True
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [("operation not permitted\nmore", "RuntimeError: operation not permitted"), ("", "RuntimeError")],
+)
+def test_what_cannot_be_recorded_runs_as_it_is(
+    error: str, told: str, device: Device, caplog: pytest.LogCaptureFixture
+) -> None:
+    device.most, device.error = 0, error
     passes = RecordedPasses(CPU, able=True)
     with caplog.at_level(logging.WARNING):
         for i in range(FIRST + 3):
             assert passes(double, [torch.full((1,), float(i))])[0].item() == 2 * i
     (line,) = [record.message for record in caplog.records]
-    assert line.endswith("going on without: operation not permitted when stream is capturing")
+    assert line.endswith(f"going on without: {told}")
+
+
+def test_after_one_that_cannot_be_recorded_earlier_ones_are_used(device: Device) -> None:
+    device.most = 1
+    passes = RecordedPasses(CPU, able=True)
+    for size in (1, 2, 1):
+        for _ in range(FIRST + 1):
+            passes(double, [torch.ones(size)])
+    assert (device.recorded, device.replayed) == (1, 1 + FIRST + 1)
+    assert passes.lasting
+    passes.forget()
+    assert not passes.lasting
 
 
 def test_drawing_is_the_same(small: Models, device: Device, tmp_path: Path) -> None:
@@ -134,15 +154,22 @@ def test_drawing_is_the_same(small: Models, device: Device, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("alike", [False, True], ids=["two references", "one reference"])
+@pytest.mark.parametrize("most", [99, 1], ids=["all recorded", "inverting references only"])
 def test_styleid_is_the_same(
-    alike: bool, small: Models, device: Device, pictures: list[Path], tmp_path: Path
+    most: int, alike: bool, small: Models, device: Device, pictures: list[Path], tmp_path: Path
 ) -> None:
-    """Two styles: what was lent to the first one's passes is not lent to the second's, nor kept for it."""
+    """Two styles: what was lent to the first one's passes is not lent to the second's, nor kept for it.
+
+    Where only some could be recorded, these go on with all that they were recorded with.
+    """
+    device.most = most
     references = tuple(pictures[4:]) if alike else tuple(pictures[3:])
     styles = [
         StyleStyliseJob(name, references, {f"{i}.png": (some[i], i % len(references)) for i in range(3)})
         for name, some in (("00", pictures[:3]), ("01", pictures[2:]))
     ]
+    if most == 1:  # the second style inverts references of its own, in passes of the size of the first one's
+        styles[1] = replace(styles[1], references=tuple(pictures[: len(references)]))
     spec = StyleIdSpec(tuple(self_attentions(small.unet)), 0.6, 1.5, FIRST + 3)
     results = []
     for graphs in (False, True):
@@ -153,3 +180,19 @@ def test_styleid_is_the_same(
         assert bool(device.replayed) is graphs
     assert_same(*results)
     assert device.recorded == device.reset
+
+
+def test_what_is_complete_is_handed_over_when_graphs_cannot_be_given_back(
+    small: Models, device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an error of the device itself, which is then told again at every turn."""
+    monkeypatch.setattr(torch.cuda, "synchronize", lost)
+    wanted = replace(job(small, style("00", None), style("01", None), batch_size=2), graphs=True)
+    given: list[str] = []
+    with pytest.raises(RuntimeError, match="device lost"):
+        generate(wanted, small, tmp_path, NullProgress(), lambda name, _: given.append(name))
+    assert given == ["00", "01"]
+
+
+def lost(device: object) -> None:
+    raise RuntimeError("device lost")

@@ -357,12 +357,12 @@ def test_a_method_without_adapters_has_none_unless_told(lab: Lab) -> None:
 
 
 def test_fixed_bits_are_trained_apart_and_speed_settings_are_not(lab: Lab) -> None:
-    """They change rounding only; with train.deterministic the samples of a pass make the bits."""
+    """They change rounding only; with train.deterministic the samples of a pass and its kernels make the bits."""
     lab.run()
     speed = ("backend.compile=regional", "backend.graphs=off", "backend.fused=off", "backend.memory=3.0")
     notes, stages = lab.run(*speed)
     assert (notes.trained, stages["train"]["made"]) == ([], 0)
-    for settings in (("backend.micro_batch=0",), ("backend.micro_batch=4",)):
+    for settings in (("backend.micro_batch=0",), ("backend.micro_batch=4",), ("backend.fused=off",)):
         notes, stages = lab.run("train.deterministic=true", *settings)
         assert (notes.trained[0].deterministic, stages["train"]["made"]) == (True, 2)
         assert (notes.trained[0].compile, notes.trained[0].graphs) == ("auto", True)
