@@ -1,7 +1,7 @@
 """Group norm with SiLU, layer norm, GEGLU and sums with biases in one or two passes over memory (see `fused_kernels`).
 
-Each is the expression in its docstring and differentiable, once, in its first tensors; weights and biases, frozen here, get
-no gradients. Import this file only where Triton is.
+Each is the expression in its docstring and differentiable, once, in its first tensors; weights and biases, frozen here,
+get no gradients. Import this file only where Triton is.
 """
 
 from __future__ import annotations

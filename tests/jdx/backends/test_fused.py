@@ -139,7 +139,7 @@ def test_second_derivatives_are_refused(functions: ModuleType) -> None:
     ):
         (grad,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
         with pytest.raises(RuntimeError, match="once_differentiable"):
-            (grad + x).sum().backward()
+            (grad + x).sum().backward()  # type: ignore[no-untyped-call]
 
 
 def test_a_sample_is_computed_as_if_alone(functions: ModuleType) -> None:

@@ -117,7 +117,9 @@ def test_a_step_that_cannot_be_recorded_is_done_as_it_is(
     assert [done[:2] for done in device.done] == [("step", number) for number in range(8)]
     assert device.graphs == 1
     (record,) = caplog.records
-    assert record.message.endswith("going on without one: RuntimeError: operation not permitted when stream is capturing")
+    assert record.message.endswith(
+        "going on without one: RuntimeError: operation not permitted when stream is capturing"
+    )
 
 
 def test_whoever_comes_after_an_error_waits_for_the_last_steps(device: Device) -> None:
