@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jdx.backends.base import LoraSpec, ModelSpec
+from jdx.backends.torch import compile as compilation
 from jdx.backends.torch import fused_modules, fusing
 from jdx.backends.torch.models import Models, load
 from tests.jdx.backends.small_models import of_two_blocks
@@ -199,6 +200,21 @@ def test_networks_compute_what_they_did(models: Models) -> None:
     assert (means[0] - means[1]).abs().max() < 1e-4 * means[0].abs().max()
     pictures = [m.decode(x[:1, :, :2, :2]) for m in (models, ours)]
     assert (pictures[0] - pictures[1]).abs().max() < 1e-4 * pictures[0].abs().max()
+
+
+@pytest.mark.usefixtures("everywhere")
+def test_compiled_passes_are_traced_whole(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By dynamo without a code generator, which meets diffusers' own passes."""
+    monkeypatch.setattr(compilation, "BACKEND", "eager")
+    x, text, t = (
+        drawn(1, models.latent_channels, 8, 8),
+        models.embed(["a"]),
+        torch.tensor(400, device=DEVICE),
+    )
+    ours = fused(models).unet
+    with torch.no_grad(), compilation.opened(ours, "full") as run:
+        want, found = compilation.plain(models.unet, x, t, text), run(x, t, text)
+    assert (found - want).abs().max() < 1e-4 * want.abs().max()
 
 
 @pytest.mark.usefixtures("everywhere")
