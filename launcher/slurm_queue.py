@@ -235,7 +235,7 @@ def mine() -> dict[str, str]:
 
 
 def cancel(jobs: Sequence[str], signal: str = "") -> None:
-    """scancel; jobs that are over or forgotten are no fault."""
+    """scancel; jobs that are over or forgotten are no fault: of such a one, `--quiet` exits with 1 and says nothing."""
     for part in _chunks(list(jobs)):
         try:
             call("scancel", "--quiet", *([f"--signal={signal}"] if signal else []), *part)
@@ -243,7 +243,9 @@ def cancel(jobs: Sequence[str], signal: str = "") -> None:
             raise
         except RuntimeError as error:
             if not re.search(
-                r"invalid job id|already completing|completed|not running", str(error), re.IGNORECASE
+                r"invalid job id|already completing|completed|not running|: exit code 1$",
+                str(error),
+                re.IGNORECASE,
             ):
                 raise
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from launcher import slurm_queue
@@ -117,3 +120,16 @@ def test_a_missing_answer_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slurm_queue, "call", call)
     with pytest.raises(SlurmUnreachableError):
         Queue(0.0).look(["5"])
+
+
+def test_a_job_that_ends_while_it_is_cancelled_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "scancel"
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    program.write_text("#!/bin/sh\nexit 1\n")
+    program.chmod(0o755)
+    slurm_queue.cancel(["10", "11"], "KILL")
+    program.write_text("#!/bin/sh\necho 'scancel: error: Access/permission denied' >&2\nexit 1\n")
+    with pytest.raises(RuntimeError, match="denied"):
+        slurm_queue.cancel(["10", "11"], "KILL")
