@@ -37,8 +37,8 @@ MOST = 25
 """Pictures in a pass: a contest style's prompts. Larger passes are no faster, and class pictures take the same ones."""
 SHARED_ON = "cuda"
 """Devices on which styles of equal weights share batches."""
-DECODED = 8
-"""Pictures the VAE decodes in one pass; its widest activations would otherwise rule the memory."""
+DECODED_AT_512 = 8
+"""Pictures of 512 px the VAE decodes in one pass; its widest activations would otherwise rule the memory."""
 
 
 def generate(job: GenerateJob, models: Models, out: Path, progress: Progress, on_style: OnStyle) -> None:
@@ -55,7 +55,7 @@ def generate(job: GenerateJob, models: Models, out: Path, progress: Progress, on
     sizes = [sum(len(folder.missing) for _, folder in group) for group in groups]
     with progress.task("drawing", total) as task, PictureWriter() as writer, ExitStack() as ending:
         task.advance(total - sum(sizes))
-        developer = Developer(models, writer, DECODED, task.advance)
+        developer = Developer(models, writer, decoded_at(job.resolution), task.advance)
         drawer = Drawer(job, models, developer, _passes(job, models, sizes))
         hand_over = Handover(folders, on_style)
         # Upwards, and each whatever happened to the others: what is complete is handed over.
@@ -99,6 +99,11 @@ def most_at_once(job: GenerateJob, models: Models, branches: int = 1) -> int:
     wide = models.dtype.itemsize / 2
     each = GIB_AT_512 * wide * rows_of(job.sampler) / 2 * branches
     return job.batch_size or pictures_that_fit(models.device, job.resolution, each, MOST)
+
+
+def decoded_at(resolution: int) -> int:
+    """Pictures of this size, in pixels, that the VAE decodes in one pass."""
+    return max(1, DECODED_AT_512 * 512**2 // max(512, resolution) ** 2)
 
 
 def rows_of(sampler: SamplerSpec) -> int:

@@ -25,7 +25,7 @@ from jdx.backends.torch import generate as module
 from jdx.backends.torch import pictures
 from jdx.backends.torch.adapters import save_adapter
 from jdx.backends.torch.develop import Developer
-from jdx.backends.torch.generate import generate
+from jdx.backends.torch.generate import decoded_at, generate
 from jdx.backends.torch.inference import Denoiser
 from jdx.backends.torch.models import Models, load
 from jdx.backends.torch.pictures import PictureWriter, to_levels
@@ -304,3 +304,7 @@ def test_levels_round_as_pil_and_numpy() -> None:
         255,
         255,
     ]
+
+
+def test_large_pictures_are_decoded_few_at_a_time() -> None:
+    assert [decoded_at(side) for side in (128, 512, 768, 1024, 2048)] == [8, 8, 3, 2, 1]
