@@ -6,7 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -46,7 +46,7 @@ def encode(job: EncodeJob, models: Models, out: Path, progress: Progress, on_sty
 
     `mean` and `std` are float32 (pictures, variants, C, h, w), unscaled: a latent is (mean + std · n) ·
     scaling. A finished file of the same pictures and crop is kept. Passes are filled across styles and all have the
-    same number of rows, convolved one by one, so a style's moments do not depend on its company. Raises ConfigError
+    same number of rows, convolved apart on a GPU, so a style's moments do not depend on its company. Raises ConfigError
     with every fault of the job, and data.challenge's DataError for a picture that cannot be read.
     """
     if faults := crop_faults(job, models.vae_factor):
@@ -67,9 +67,14 @@ def encode(job: EncodeJob, models: Models, out: Path, progress: Progress, on_sty
             size = pictures_that_fit(models.device, job.crop.resolution, GIB_AT_512, MOST)
             views = Views(pool, job.crop, todo, 2 * size)
             encoder = _Encoder(models, views, task, _Files(job, out, files, on_style))
-            with one_by_one(models.vae, size):  # cuDNN's sums for a picture depend on its place in the batch
+            with _apart(models, size):
                 in_batches(views.even(size), size, encoder.launch, "encoding")
                 encoder.finish()
+
+
+def _apart(models: Models, rows: int) -> AbstractContextManager[None]:
+    """Convolutions take a GPU's pictures one by one: cuDNN's sums depend on a picture's place in the batch."""
+    return one_by_one(models.vae, rows) if models.device.type == "cuda" else nullcontext()
 
 
 @contextmanager
