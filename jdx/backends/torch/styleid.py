@@ -241,7 +241,7 @@ class StyleId:
 
         def predict(x: Tensor, t: int) -> Tensor:
             if t not in self.rows:
-                return self._unet(self.drawing, x, t, plain=True)
+                return self._plainly(self.drawing, x, t)
             row = self.rows[t]
             lent = lender.lend(row, row - 1 if row else None)
             given = [lent[layer][part] for layer in self.layers for part in ALL]
@@ -305,7 +305,7 @@ class StyleId:
 
         def predict(x: Tensor, t: int) -> Tensor:
             if t not in self.rows and not lasting:
-                return self._unet(self.inverting, x, t, plain=True)
+                return self._plainly(self.inverting, x, t)
             with processors(self.models.unet, captures):
                 answer, left = self._beside(self.inverting, x, t, Aside(take=take))
             if t in self.rows:
@@ -317,8 +317,8 @@ class StyleId:
         keeper.close()
         return z
 
-    def _unet(self, denoise: Denoiser, x: Tensor, t: int, *, plain: bool = False) -> Tensor:
-        answer = denoise(x, self.times[t], self.text.expand(len(x), -1, -1), plain=plain)
+    def _plainly(self, denoise: Denoiser, x: Tensor, t: int) -> Tensor:
+        answer = denoise(x, self.times[t], self.text.expand(len(x), -1, -1), plain=True)
         self.tick(len(x))
         return answer.to(x.dtype)
 
