@@ -26,7 +26,7 @@ from jdx.backends.torch import repeatable
 from jdx.backends.torch.compile import keep_in
 from jdx.backends.torch.devices import limit_memory, pick_device, pick_dtype
 from jdx.backends.torch.encode import encode
-from jdx.backends.torch.fusing import lack
+from jdx.backends.torch.fusing import offered
 from jdx.backends.torch.generate import generate
 from jdx.backends.torch.hub import spec_faults
 from jdx.backends.torch.models import Models, load
@@ -78,7 +78,7 @@ class TorchBackend(DiffusersBackend):
         record["threads"] = str(torch.get_num_threads())
         if cuda:
             record["cuda"] = str(torch.version.cuda)
-            record["fused"] = str(self.fused and not lack(self.device, self.dtype)).lower()
+            record["fused"] = str(self.fused and offered(self.device, self.dtype)).lower()
         return record | {library: version(library) for library in LIBRARIES}
 
     def check(self, model: ModelSpec) -> list[str]:

@@ -28,16 +28,27 @@ DTYPES = (torch.bfloat16, torch.float32)
 @cache
 def lack(device: torch.device, dtype: torch.dtype) -> str:
     """What stands against fused kernels here, in words; "" when they run. A GPU's lack is said, once."""
+    if other := _unsuited(device, dtype):
+        return other
+    reason = missing(device) or _failure(device, dtype)
+    if reason:
+        say(f"no fused kernels: {reason}; drawing and training take a third longer without")
+    return reason
+
+
+def offered(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether kernels will be tried here, told at no cost: `lack` makes and runs them."""
+    return not (_unsuited(device, dtype) or missing(device))
+
+
+def _unsuited(device: torch.device, dtype: torch.dtype) -> str:
     if device.type != "cuda":
         return "fused kernels are for GPUs"
     if dtype not in DTYPES:
         return (
             f"fused kernels compute in float32, which is not enough for {str(dtype).removeprefix('torch.')}"
         )
-    reason = missing(device) or _failure(device, dtype)
-    if reason:
-        say(f"no fused kernels: {reason}; drawing and training take a third longer without")
-    return reason
+    return ""
 
 
 def _failure(device: torch.device, dtype: torch.dtype) -> str:
