@@ -198,6 +198,21 @@ def write_result(folder: Path, attempt: int, state: str, **content: Any) -> None
     write_atomic(folder / (f"result.{attempt}.json" if late else RESULT), json.dumps(result, indent=1) + "\n")
 
 
+def tell_failure(folder: Path, attempt: int, kind: Kind, message: str, **content: Any) -> None:
+    """The end of an attempt whose worker can no longer tell it; nothing, if somebody has told it by now.
+
+    Looked at under the lease: who kills a worker and who has waited for its end both tell, and the first word stays.
+    Raises: AlreadyRunningError while the job runs (again), OSError.
+    """
+    lease = Lease.take(folder)
+    try:
+        if read_result(folder, attempt) is None:
+            error = {"kind": str(kind), "message": message, "traceback": ""}
+            write_result(folder, attempt, "failed", error=error, **content)
+    finally:
+        lease.close()
+
+
 def read_events(folder: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
     """Events from a byte offset on, and the offset behind them; a line without an end is left for later."""
     try:

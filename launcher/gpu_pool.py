@@ -26,8 +26,8 @@ from launcher.folder import (
     read_lease,
     read_result,
     status_of,
+    tell_failure,
     write_job,
-    write_result,
 )
 from launcher.places import Hold
 from launcher.pulse import Pulse
@@ -406,27 +406,14 @@ class GpuPool(Executor):
         job = self._jobs[name]
         started = read_lease(job.folder).get("started")
         gpus = job.worker.gpus if job.worker else ()
+        where = {"seconds": None, "host": self._host, "gpus": list(gpus)}
         try:
-            lease = Lease.take(job.folder)
+            tell_failure(job.folder, job.attempt, kind, reason, **where)
         except AlreadyRunningError as error:
             self._end(name, Status(State.LOST, None, f"{reason}; {error}", kind=kind))
             return
-        try:
-            if read_result(job.folder, job.attempt) is None:
-                told = {"kind": str(kind), "message": reason, "traceback": ""}
-                write_result(
-                    job.folder,
-                    job.attempt,
-                    "failed",
-                    error=told,
-                    seconds=None,
-                    host=self._host,
-                    gpus=list(gpus),
-                )
         except OSError as failure:
             log.warning("%s: its end cannot be written: %s", name, failure)
-        finally:
-            lease.close()
         status = status_of(job.folder, job.attempt)
         self._end(name, status or Status(State.EXITED, 1, reason, started, gpus, kind))
 

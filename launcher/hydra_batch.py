@@ -13,6 +13,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from hydra._internal.callbacks import Callbacks
@@ -25,7 +26,7 @@ from omegaconf import DictConfig
 
 from launcher.base import AlreadyRunningError, Kind
 from launcher.failures import kind_of_exit, more_kills, oom_kills
-from launcher.folder import Lease, read_json, read_result, write_result
+from launcher.folder import read_json, read_result, tell_failure
 from launcher.processes import TAG
 from launcher.warm import with_path
 from launcher.worker import REFUSED
@@ -50,20 +51,8 @@ def run_folder(config: DictConfig) -> int:
         cancelled = read_json(folder / CANCELLED) or {}
         if cancelled.get("attempt") == attempt:
             kind, reason = Kind.CANCELLED, str(cancelled["reason"])
-        try:
-            lease = Lease.take(folder)
-        except AlreadyRunningError:  # somebody has submitted it again meanwhile
-            return code
-        try:
-            write_result(
-                folder,
-                attempt,
-                "failed",
-                error={"kind": str(kind), "message": reason, "traceback": ""},
-                code=code,
-            )
-        finally:
-            lease.close()
+        with suppress(AlreadyRunningError):  # somebody has submitted it again meanwhile
+            tell_failure(folder, attempt, kind, reason, code=code)
     return code
 
 

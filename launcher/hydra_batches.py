@@ -31,9 +31,9 @@ from launcher.folder import (
     read_lease,
     read_result,
     status_of,
+    tell_failure,
     write_atomic,
     write_job,
-    write_result,
 )
 from launcher.hydra_batch import CANCELLED
 from launcher.settings import CONFIG
@@ -254,13 +254,7 @@ class HydraBatches(Executor):
     def _say(self, name: str, reason: str) -> None:
         folder, attempt = self._jobs[name]
         with suppress(AlreadyRunningError):
-            lease = Lease.take(folder)
-            try:
-                if read_result(folder, attempt) is None:
-                    told = {"kind": str(Kind.CANCELLED), "message": reason, "traceback": ""}
-                    write_result(folder, attempt, "failed", error=told)
-            finally:
-                lease.close()
+            tell_failure(folder, attempt, Kind.CANCELLED, reason)
 
 
 def _tag(folder: Path) -> str:

@@ -20,6 +20,7 @@ from launcher.folder import (
     read_job,
     read_result,
     status_of,
+    tell_failure,
     write_job,
     write_result,
 )
@@ -46,6 +47,22 @@ def test_a_lease_has_one_holder(tmp_path: Path) -> None:
         Lease.take(tmp_path, patience=0.0)
     lease.close()
     assert not is_held(tmp_path)
+
+
+def test_the_first_word_on_how_an_attempt_ended_stays(tmp_path: Path) -> None:
+    write_job(JobSpec(tmp_path, "a.b:c", attempt=1))
+    tell_failure(tmp_path, 1, Kind.CANCELLED, "cancelled", code=-9)
+    tell_failure(tmp_path, 1, Kind.KILLED, "ended by signal 9")
+    status = status_of(tmp_path, 1)
+    assert status is not None
+    assert (status.kind, status.reason) == (Kind.CANCELLED, "cancelled")
+    assert (read_result(tmp_path) or {})["code"] == -9
+    assert not is_held(tmp_path)
+    lease = Lease.take(tmp_path)
+    with pytest.raises(AlreadyRunningError):
+        tell_failure(tmp_path, 2, Kind.KILLED, "ended by signal 9")
+    lease.close()
+    assert read_result(tmp_path, 2) is None
 
 
 def test_readers_get_whole_events_and_writers_mend_torn_ones(tmp_path: Path) -> None:
