@@ -23,6 +23,8 @@ from jdx.errors import told
 
 DTYPES = (torch.bfloat16, torch.float32)
 """Precisions that kernels, which compute in float32, do not spoil."""
+_failed: set[tuple[torch.device, torch.dtype]] = set()
+"""Where kernels were tried in vain."""
 
 
 @cache
@@ -32,13 +34,14 @@ def lack(device: torch.device, dtype: torch.dtype) -> str:
         return other
     reason = missing(device) or _failure(device, dtype)
     if reason:
+        _failed.add((device, dtype))
         say(f"no fused kernels: {reason}; drawing and training take a third longer without")
     return reason
 
 
 def offered(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether kernels will be tried here, told at no cost: `lack` makes and runs them."""
-    return not (_unsuited(device, dtype) or missing(device))
+    """Whether there are kernels here, as far as is known at no cost: `lack` makes and tries them."""
+    return not (_unsuited(device, dtype) or missing(device) or (device, dtype) in _failed)
 
 
 def _unsuited(device: torch.device, dtype: torch.dtype) -> str:

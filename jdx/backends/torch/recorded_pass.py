@@ -27,15 +27,18 @@ FIRST = 2
 """Passes of a shape that run as they are: their kernels are chosen, compiled and loaded, which cannot be recorded."""
 KEPT = 2
 """Graphs that are kept, each with the memory of a pass of its own; the one used longest ago leaves first."""
+STREAMS = 8
+"""Graphs of a device that may be there at once: KEPT of each of a job's kinds of passes, two at most, and some more."""
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A recorded pass: what it reads, and where its results will be."""
+    """A recorded pass: what it reads, where its results will be, and the stream that is its own until its end."""
 
     graph: torch.cuda.CUDAGraph
     inputs: list[Tensor]
     outputs: list[Tensor]
+    stream: torch.cuda.Stream | None = None
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The pass on other numbers of the same shapes."""
@@ -49,20 +52,34 @@ def capture(work: Work, inputs: Sequence[Tensor], device: torch.device) -> Graph
 
     Raises: RuntimeError where it cannot be recorded, torch.cuda.OutOfMemoryError among them.
     """
-    fixed, graph = [x.clone() for x in inputs], torch.cuda.CUDAGraph()
-    with (
-        torch.cuda.device(device),
-        torch.cuda.graph(graph, stream=_stream(device), capture_error_mode="thread_local"),
-    ):
-        outputs = list(work(fixed))
-    return Graph(graph, fixed, outputs)
+    idle = _idle(device)
+    if not idle:
+        raise RuntimeError(f"{STREAMS} recorded passes are there already")
+    fixed, graph, stream = [x.clone() for x in inputs], torch.cuda.CUDAGraph(), idle.pop()
+    try:
+        with (
+            torch.cuda.device(device),
+            # PyTorch leaves the recording's stream behind when a recording cannot even be ended.
+            torch.cuda.stream(torch.cuda.current_stream(device)),
+            torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
+        ):
+            outputs = list(work(fixed))
+    except BaseException:
+        graph.reset()  # and not whenever the error's last frame goes, when the stream may be another graph's
+        idle.append(stream)
+        raise
+    return Graph(graph, fixed, outputs, stream)
 
 
 @cache
-def _stream(device: torch.device) -> torch.cuda.Stream:
-    """One for all recordings of a device: cuBLAS keeps a workspace (32 MiB on Hopper) for each that it has met."""
-    stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    return stream
+def _idle(device: torch.device) -> list[torch.cuda.Stream]:
+    """Streams that no graph has. cuBLAS's workspaces belong to streams, and graphs keep their addresses.
+
+    Some releases of PyTorch free a stream's workspace with any graph that was recorded on it, so graphs may not share
+    one; others keep it for good (32 MiB on Hopper), so streams are used again. All are made at once, since PyTorch
+    deals its 32 out in turn.
+    """
+    return [torch.cuda.Stream(device) for _ in range(STREAMS)]  # type: ignore[no-untyped-call]
 
 
 class RecordedPasses:
@@ -110,3 +127,5 @@ class RecordedPasses:
     def _reset(self, graph: Graph) -> None:
         torch.cuda.synchronize(self._device)
         graph.graph.reset()
+        if graph.stream is not None:
+            _idle(self._device).append(graph.stream)

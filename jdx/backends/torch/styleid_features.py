@@ -143,6 +143,8 @@ class Lender:
                 name: some[0].new_empty(len(some), *some[0].shape, device=self.device)
                 for name, some in kept.items()
             }
+            for x in room.values():  # an error lets go of it while copies are on their way
+                x.record_stream(self._stream)
         else:
             room = self._rooms.popleft()
         self._rooms.append(room)

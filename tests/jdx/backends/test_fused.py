@@ -241,16 +241,18 @@ def test_what_is_lacking_is_said_once(
 ) -> None:
     monkeypatch.setattr(fusing, "missing", lambda device: "")
     monkeypatch.setattr(fusing, "_failure", lambda *_: "Triton failed (OSError: Python.h)")
+    monkeypatch.setattr(fusing, "_failed", set())
     fusing.lack.cache_clear()
+    card = torch.device("cuda", 7)
+    assert fusing.offered(card, torch.bfloat16)
     try:
         with caplog.at_level(logging.WARNING):
             for _ in range(2):
-                assert (
-                    fusing.lack(torch.device("cuda", 7), torch.bfloat16)
-                    == "Triton failed (OSError: Python.h)"
-                )
+                assert fusing.lack(card, torch.bfloat16) == "Triton failed (OSError: Python.h)"
     finally:
         fusing.lack.cache_clear()
+    assert not fusing.offered(card, torch.bfloat16)  # nor does a trial's record say that it had them
+    assert fusing.offered(card, torch.float32)
     assert [record.message.partition(";")[0] for record in caplog.records] == [
         "no fused kernels: Triton failed (OSError: Python.h)"
     ]

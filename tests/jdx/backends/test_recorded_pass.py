@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from jdx.backends.torch.adapters import save_adapter
 from jdx.backends.torch.attention import processors, self_attentions
 from jdx.backends.torch.generate import generate
 from jdx.backends.torch.models import Models, load
-from jdx.backends.torch.recorded_pass import FIRST, KEPT, Graph, RecordedPasses, Work
+from jdx.backends.torch.recorded_pass import FIRST, KEPT, STREAMS, Graph, RecordedPasses, Work
 from jdx.progress import NullProgress
 from tests.jdx.backends.adapters_for import random_adapter
 from tests.jdx.backends.small_models import of_two_blocks
@@ -135,6 +136,81 @@ def test_after_one_that_cannot_be_recorded_earlier_ones_are_used(device: Device)
     assert passes.lasting
     passes.forget()
     assert not passes.lasting
+
+
+class Recorder:
+    """PyTorch's side of recording, without a device. fails: recordings cannot be ended, and leave their stream."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.current, self.fails = object(), False
+        self.streams: list[object] = []  # that were recorded on, in order
+        for name in ("CUDAGraph", "graph", "stream"):
+            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+        monkeypatch.setattr(torch.cuda, "Stream", lambda _: object())
+        monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda _: self.current)
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+        recorded_pass._idle.cache_clear()
+
+    class CUDAGraph:
+        def replay(self) -> None: ...
+
+        def reset(self) -> None: ...
+
+    @contextmanager
+    def stream(self, stream: object) -> Iterator[None]:
+        before, self.current = self.current, stream
+        try:
+            yield
+        finally:
+            self.current = before
+
+    @contextmanager
+    def graph(self, graph: object, *, stream: object, capture_error_mode: str) -> Iterator[None]:
+        before, self.current = self.current, stream
+        self.streams.append(stream)
+        yield
+        if self.fails:
+            raise RuntimeError("operation failed due to a previous error during capture")
+        self.current = before
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
+    yield Recorder(monkeypatch)
+    recorded_pass._idle.cache_clear()
+
+
+def record(passes: RecordedPasses, *sizes: int) -> None:
+    for size in sizes:
+        for _ in range(FIRST + 1):
+            passes(double, [torch.ones(size)])
+
+
+def test_graphs_that_are_there_at_once_have_streams_of_their_own(recorder: Recorder) -> None:
+    """A stream's cuBLAS workspace may be freed with the first of its graphs; streams are used again, for it may not."""
+    two = [RecordedPasses(CPU, able=True) for _ in range(2)]
+    for passes in two:
+        record(passes, *range(1, KEPT + 1))
+    assert len(set(recorder.streams)) == len(recorder.streams) == 2 * KEPT
+    record(two[0], KEPT + 1)
+    assert recorder.streams[-1] == recorder.streams[0]  # of the one that made room
+    for _ in range(STREAMS):
+        for passes in two:
+            passes.forget()
+        two = [RecordedPasses(CPU, able=True) for _ in range(2)]
+        for passes in two:
+            record(passes, *range(1, KEPT + 1))
+    assert len(set(recorder.streams)) == 2 * KEPT
+
+
+def test_a_recording_that_fails_leaves_neither_its_stream_nor_fewer(recorder: Recorder) -> None:
+    recorder.fails, usual = True, recorder.current
+    for _ in range(2 * STREAMS):
+        record(RecordedPasses(CPU, able=True), 1)
+        assert recorder.current is usual
+    assert len(recorder.streams) == 2 * STREAMS
+    assert len(set(recorder.streams)) == 1
 
 
 def test_drawing_is_the_same(small: Models, device: Device, tmp_path: Path) -> None:

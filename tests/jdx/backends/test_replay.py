@@ -81,17 +81,19 @@ class Stream:
 
 
 @pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> Device:
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     device = Device()
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: device)
     monkeypatch.setattr(torch.cuda, "graph", device.graph)
     device.outer = Stream()
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    replay._stream.cache_clear()
     monkeypatch.setattr(torch.cuda, "current_stream", lambda *_: device.outer)
     monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
     monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    return device
+    yield device
+    replay._stream.cache_clear()
 
 
 def test_steps_are_recorded_after_the_first_ones_and_anew_where_other_parts_learn(device: Device) -> None:
@@ -133,6 +135,15 @@ def test_whoever_comes_after_an_error_waits_for_the_last_steps(device: Device) -
     with pytest.raises(KeyError):
         interrupted()
     assert len(device.outer.awaited) == 1
+
+
+def test_trainings_share_a_stream(device: Device) -> None:
+    """Or a worker's hundredth trial would have lost gigabytes to the workspaces of streams that are no more."""
+    for _ in range(2):
+        with recorded(device.advance, CPU) as step:
+            step(feed(0), ("unet",))
+    assert len(device.outer.awaited) == 2
+    assert device.outer.awaited[0] is device.outer.awaited[1]
 
 
 def test_without_graphs_every_step_is_done_as_it_is() -> None:
