@@ -16,6 +16,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from benchmarks.sd21.ours import Bed
 from benchmarks.sd21.table import tables, write
 from jdx.backends import make_backend
 from jdx.backends.base import CompileSetting, ModelSpec
+from tests.tiny_sd import build_tiny_sd
 
 LAYERS = ("7", "8", "9", "10", "11")
 
@@ -68,11 +70,8 @@ class Bench:
     def model(self) -> Path:
         """The model's folder, written at first use."""
         if self.sizes is QUICK:
-            from tests.tiny_sd import build_tiny_sd
-
-            folder = self.out / "tiny"
-            return folder if folder.exists() else build_tiny_sd(folder)
-        return model.write(self.out / "model", self.device)
+            return model.once(self.out / "tiny", build_tiny_sd)
+        return model.once(self.out / "model", partial(model.write, device=self.device))
 
     def bed(self, **settings: object) -> Bed:
         """Our backend with some settings, on this process's device."""
@@ -184,7 +183,9 @@ def whole_set(bench: Bench) -> None:
 
 def _kernels(bench: Bench) -> list[str]:
     """What a trial is told about them."""
-    return [f"backend.compile={bench.compile}", f"backend.fused={'auto' if bench.fused else 'off'}"]
+    switches = {"fused": bench.fused, "graphs": bench.graphs}
+    words = [f"backend.{name}={'auto' if on else 'off'}" for name, on in switches.items()]
+    return [f"backend.compile={bench.compile}", *words]
 
 
 def _small(sizes: Sizes) -> list[str]:

@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import sd21_gpu
-from benchmarks.sd21.measure import median_rate
+from benchmarks.effects import settings
+from benchmarks.sd21 import model
+from benchmarks.sd21.measure import Rows, median_rate
 from benchmarks.sd21.table import tables, write
+from jdx import validation
 
 ENVIRONMENT = {
     "device": "A card",
@@ -76,6 +82,33 @@ def test_table_goes_between_the_marks(tmp_path: Path) -> None:
     page.write_text("before\n<!-- sd21: begin -->\nold\n<!-- sd21: end -->\nafter\n")
     write(page, "new")
     assert page.read_text() == "before\n<!-- sd21: begin -->\nnew\n<!-- sd21: end -->\nafter\n"
+
+
+def test_processes_that_begin_together_write_one_model(tmp_path: Path) -> None:
+    written: list[Path] = []
+
+    def slowly(folder: Path) -> Path:
+        written.append(folder)
+        folder.mkdir()
+        time.sleep(0.1)
+        (folder / "model_index.json").touch()
+        return folder
+
+    def ask() -> bool:
+        return (model.once(tmp_path / "out" / "model", slowly) / "model_index.json").is_file()
+
+    with ThreadPoolExecutor(2) as pool:
+        assert all(asked.result() for asked in [pool.submit(ask) for _ in range(2)])
+    assert written == [tmp_path / "out" / "model"]
+
+
+def test_a_trial_is_told_what_is_switched_off(tmp_path: Path) -> None:
+    rows, cpu = Rows(tmp_path / "rows.json"), torch.device("cpu")
+    plain = sd21_gpu.Bench(rows, tmp_path, sd21_gpu.QUICK, "off", cpu, graphs=False, fused=False)
+    words = ["backend.compile=off", "backend.fused=off", "backend.graphs=off"]
+    assert sd21_gpu._kernels(plain) == words
+    backend = validation.build(settings(*words)).backend
+    assert (backend.compile, backend.fused, backend.graphs) == ("off", "off", "off")
 
 
 def test_it_measures_training_and_drawing_and_tells_its_table(

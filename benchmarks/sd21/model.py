@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from filelock import FileLock
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from tests.tiny_sd import SCHEDULER, build_tokenizer
@@ -55,10 +57,15 @@ def text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     )
 
 
+def once(folder: Path, write: Callable[[Path], Path]) -> Path:
+    """The folder of a model, written by the first process that asks for it; others wait until it is whole."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        return folder if (folder / "model_index.json").is_file() else write(folder)
+
+
 def write(folder: Path, device: torch.device, seed: int = 0) -> Path:
-    """Write the model once (2.6 GiB; networks in bfloat16, the VAE in float32) and return its folder."""
-    if (folder / "model_index.json").is_file():
-        return folder
+    """Write the model (2.6 GiB; networks in bfloat16, the VAE in float32), its index last, and return its folder."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
     with device:
