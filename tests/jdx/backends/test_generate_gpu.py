@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from jdx.backends.base import GenerateJob, ModelSpec, PictureSpec, SamplerSpec, StyleDrawJob
+from jdx.backends.base import Dtype, GenerateJob, ModelSpec, PictureSpec, SamplerSpec, StyleDrawJob
 from jdx.backends.torch.adapters import save_adapter
 from jdx.backends.torch.backend import TorchBackend
 from jdx.backends.torch.devices import in_batches, limit_memory
@@ -166,8 +166,11 @@ def test_memory_that_runs_out_halves_the_batch() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
-def test_a_card_that_is_not_the_first(tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is waited for is that card, which decodes slowly here."""
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_a_card_that_is_not_the_first(
+    dtype: Dtype, tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is waited for is that card, which decodes slowly here; kernels and graphs are that card's too."""
     spec, fast = ModelSpec(str(tiny_sd)), Models.decode_fast
 
     def slowly(models: Models, z: torch.Tensor) -> torch.Tensor:
@@ -177,10 +180,12 @@ def test_a_card_that_is_not_the_first(tiny_sd: Path, tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(Models, "decode_fast", slowly)
     pictures = tuple(PictureSpec(f"{i}.png", f"cat {i}", "", i) for i in range(4))
-    job = GenerateJob(spec, SamplerSpec("ddim", 2, 7.5), 64, (StyleDrawJob("00", None, pictures),), 2)
+    job = GenerateJob(
+        spec, SamplerSpec("ddim", 4, 7.5), 64, (StyleDrawJob("00", None, pictures),), 2, graphs=True
+    )
     drawn = []
     for device in ("cuda:0", "cuda:1"):
-        backend = TorchBackend(device, "float64")
+        backend = TorchBackend(device, dtype)
         backend.generate(job, tmp_path / device, NullProgress(), lambda style, folder: None)
         files = sorted((tmp_path / device).rglob("*.png"))
         drawn.append(np.stack([np.asarray(Image.open(file), dtype=int) for file in files]))
