@@ -22,6 +22,8 @@ from jdx.words import counted
 
 SIZE = 512
 SETS = {"A": (15, 25), "B": (28, 25)}  # styles, prompts per style
+APART = 5
+"""Equal faults of so many places are told one by one."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # one date for every entry, so that equal pictures give equal archives
 
 
@@ -54,6 +56,19 @@ def faults(run: Path, prompts: dict[str, list[str]], size: int = SIZE) -> list[F
     for name in sorted(styles - set(prompts)):
         found.append(Fault(str(run / "images" / name), "", "not a style of this run: remove it"))
     return found
+
+
+def gathered(found: Sequence[Fault]) -> list[Fault]:
+    """The same faults, those that are equal but for the place in one: a run of a wrong size has 375 of them."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for fault in found:
+        places.setdefault((fault.value, fault.allowed), []).append(fault.key)
+    told = []
+    for (value, allowed), keys in places.items():
+        if len(keys) > APART:
+            keys = [f"{keys[0]} and {len(keys) - 1} more"]
+        told += [Fault(key, value, allowed) for key in keys]
+    return told
 
 
 def set_faults(prompts: dict[str, list[str]], name: str) -> list[Fault]:
@@ -89,7 +104,11 @@ def _picture_faults(path: Path, size: int) -> list[Fault]:
     problems = []
     if shape != (size, size):
         problems.append(
-            Fault(str(path), f"{shape[0]}x{shape[1]}", f"must be {size}x{size}: sampler.resolution={size}")
+            Fault(
+                str(path),
+                f"{shape[0]}x{shape[1]}",
+                f"must be {size}x{size}: the run's command with sampler.output_resolution={size} resizes what it drew",
+            )
         )
     if mode != "RGB" or kind != "PNG":
         problems.append(Fault(str(path), f"{kind} {mode}", "must be an RGB PNG"))
@@ -140,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     target = options.out or options.run / "result.zip"
     try:
         prompts = wanted(options.run)
-        found = faults(options.run, prompts, options.size)
+        found = gathered(faults(options.run, prompts, options.size))
         found += set_faults(prompts, options.set) if options.set else []
         if target.exists() and not options.force:
             found.append(Fault("--out", str(target), "is there already: --force replaces it"))

@@ -12,6 +12,7 @@ import numpy as np
 
 from jdx.errors import ConfigError, Fault
 from jdx.words import counted
+from sweeps.columns import short_value
 from sweeps.leaderboard.published import Reported, reported_for
 from sweeps.leaderboard.runs import BoardKey, LeftOut, Run
 from sweeps.statistics import DRAWS, FEWEST, Cells, Difference, Interval, difference, holm, interval, verdict
@@ -189,7 +190,7 @@ def _labels(recipes: Sequence[Recipe]) -> dict[str, str]:
         own = recipe.runs[0].essence
         keys = sorted({key for one in family for key in one})
         varying = _varying(keys, family)
-        words = [f"{_short(key, varying)}={own.get(key)}" for key in varying[:VARYING_SHOWN]]
+        words = [f"{_short(key, varying)}={short_value(own.get(key))}" for key in varying[:VARYING_SHOWN]]
         more = f" +{len(varying) - VARYING_SHOWN}" if len(varying) > VARYING_SHOWN else ""
         labels[recipe.digest] = " ".join([recipe.method, *words]) + more
     alike = list(labels.values())

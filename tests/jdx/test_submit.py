@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from jdx.submit import main, remark, set_faults
+from jdx.submit import APART, main, remark, set_faults
 
 PROMPTS = {"00": ["Dog", "Ice cream"], "01": ["Cat"]}
 
@@ -61,6 +61,22 @@ def test_all_faults_are_told_and_nothing_is_written(run: Path, capsys: pytest.Ca
     ):
         assert words in told
     assert not (run / "result.zip").exists()
+
+
+def test_what_is_wrong_with_every_picture_is_told_once(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [f"Thing {n}" for n in range(APART + 1)]
+    for word in words:
+        Image.new("RGB", (128, 128)).save(run / "images" / "00" / f"{word}.png")
+    (run / "images" / "01" / "Cat.png").unlink()
+    (run / "seeds.json").write_text(json.dumps({"00": dict.fromkeys(words, 1), "01": {"Cat": 1}}))
+    for word in PROMPTS["00"]:
+        (run / "images" / "00" / f"{word}.png").unlink()
+    assert main([str(run)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("2 faults in the submission")
+    assert f"Thing 0.png and {APART} more = 128x128\n      must be 512x512" in told
+    assert "sampler.output_resolution=512" in told
+    assert "Cat.png\n      missing" in told
 
 
 def test_an_archive_is_not_replaced_unasked(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -101,6 +101,17 @@ def test_a_baseline_is_found_by_label_folder_and_hash(
     assert one.rows[1].comparison is None
 
 
+def test_labels_have_three_digits_of_a_rate_and_stay_apart(tmp_path: Path) -> None:
+    for number, rate in enumerate((0.00105560403, 0.00105560404, 7.003770014e-05)):
+        about = make_about()
+        about["config"]["optim"] = {"unet": {"lr": rate}}
+        put_run(tmp_path / str(number), 0.01 * number, about=about)
+    first, *twins = [row.label for row in board(tmp_path).rows]
+    assert first == "dreambooth unet.lr=7e-5"
+    assert [twin.split(" #")[0] for twin in twins] == ["dreambooth unet.lr=0.00106"] * 2
+    assert len(set(twins)) == 2
+
+
 def test_p_values_are_corrected_for_all_comparisons_of_the_board(runs: Path) -> None:
     for rank in (7, 8):
         put_run(runs / f"rank{rank}", 0.001 * rank, rank=rank, seed=rank)
