@@ -12,6 +12,7 @@ from rich.table import Table
 
 from jdx.schema import TrialConfig
 from jdx.trial import TrialResult
+from jdx.words import typed
 
 METRICS = ("dino", "hist", "lpips", "clip_iqa", "clip_r")
 HEADS = {"dino": "DINO ↑", "hist": "Hist ↑", "lpips": "LPIPS ↓", "clip_iqa": "IQA ↑", "clip_r": "CLIP-R ↑"}
@@ -25,15 +26,30 @@ def show(result: TrialResult, config: TrialConfig) -> None:
         console.print(_table(result.metrics, config))
     if result.final_score is not None:
         console.print(f"[bold]final score {result.final_score:.4f}[/bold]  {_label(config)}")
+    for fault in result.metrics.get("faults", ()):
+        if fault["severity"] == "error":
+            console.print(fault["message"], style="yellow", markup=False, soft_wrap=True)
     for style, (step, reason) in result.failed.items():
         console.print(f"style {style} stopped at step {step}: {reason}", style="red", markup=False)
     console.print(f"run folder  {_near(result.run_dir)}", soft_wrap=True)
     if result.report is not None:
         console.print(f"report      {_near(result.report)}", soft_wrap=True)
+    if before := _made_before(result.stages):
+        console.print(f"made before {before}", soft_wrap=True)
     if config.model.name == "mini":
+        what, root = (
+            ("on this set", config.data.root) if config.data.name != "sample" else ("on a real set", "DIR")
+        )
+        words = [
+            "model=sd21",
+            "model.path=FOLDER",
+            "data=challenge",
+            f"data.root={root}",
+            "evaluation=challenge",
+        ]
         console.print(
-            "\nNext, the real model on a real set (a GPU, and a Stable Diffusion 2.1 folder or hub id):\n"
-            "  python -m jdx.train model=sd21 model.path=FOLDER data=challenge data.root=DIR evaluation=challenge",
+            f"\nNext, the real model {what} (a GPU, and a Stable Diffusion 2.1 folder or hub id):\n"
+            f"  python -m jdx.train {typed(words)}",
             markup=False,
             soft_wrap=True,
         )
@@ -50,6 +66,15 @@ def _table(metrics: Mapping[str, Any], config: TrialConfig) -> Table:
     table.add_section()
     table.add_row("all", *(_number(metrics.get(metric)) for metric in METRICS), _number(metrics.get("fid")))
     return table
+
+
+def _made_before(stages: Mapping[str, Mapping[str, int]]) -> str:
+    """`encode 4 of 4, train 4 of 4`: what came from the store and took no time."""
+    return ", ".join(
+        f"{stage} {tally['reused']} of {tally['made'] + tally['reused']}"
+        for stage, tally in stages.items()
+        if tally["reused"]
+    )
 
 
 def _number(value: object) -> str:

@@ -52,6 +52,7 @@ class TrialResult:
     failed: Mapping[str, tuple[int, str]]
     report: Path | None
     stopped: bool = False  # whether its observer ended it early; then there is no final score
+    stages: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # stage -> made, reused
 
 
 @dataclass
@@ -351,7 +352,8 @@ def _finish(bench: Bench, run_dir: Path, metrics: dict[str, Any], work: _Work) -
     status = "stopped by the sweep" if work.stopped else "finished"
     status = f"{counted(len(failed), 'style')} stopped" if failed else status
     bench.tracker.finish(metrics=metrics, run_dir=run_dir, status=status)
-    return TrialResult(run_dir, metrics.get("final_score"), metrics, failed, report, work.stopped)
+    score, stages = metrics.get("final_score"), record["stages"]
+    return TrialResult(run_dir, score, metrics, failed, report, work.stopped, stages)
 
 
 def _guarded(what: str, make: Callable[[], Path]) -> Path | None:

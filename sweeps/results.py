@@ -196,7 +196,9 @@ def best_first(report: Report, width: int) -> tuple[Table, list[str]]:
     best = {one.number for one in report.best}
     styles = {i: "bold" for i, row in enumerate(listed) if row.number in best}
     marks = [text for mark, text in MARKS.items() if any(row[1].startswith(mark) for row in rows)]
-    missing = [f"no room for {', '.join(left_out)}: {OURS} has all"] if left_out else []
+    missing = (
+        [f"left out, the terminal being narrow: {', '.join(left_out)} ({OURS} has all)"] if left_out else []
+    )
     return table(heads, rows, styles, shown), [*marks, *missing]
 
 

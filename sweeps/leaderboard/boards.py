@@ -20,6 +20,8 @@ from sweeps.statistics import DRAWS, FEWEST, Cells, Difference, Interval, differ
 METRICS = ("dino", "hist", "fid", "lpips", "clip_iqa", "clip_r")
 VARYING_SHOWN = 4
 """Settings in a recipe's label."""
+BASELINES_SHOWN = 5
+"""Of the recipes that a --baseline may mean."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +123,8 @@ def make_boards(
 ) -> tuple[list[Board], list[LeftOut]]:
     """Boards, the one with most recipes first, and the runs that are copies of others.
 
-    baseline: a run's name, the beginning of a recipe's hash, a label or a method. Raises: ConfigError when no board has
-    it, or one has several.
+    baseline: a run's name, the beginning of a recipe's hash, a label or a method. A board with several such recipes
+    is left as it is, with a note. Raises: ConfigError when no board has exactly one.
     """
     kept, copies = _witnesses(runs)
     groups: dict[BoardKey, list[Run]] = defaultdict(list)
@@ -257,35 +259,45 @@ def _notes(rows: Sequence[Row]) -> list[str]:
 
 
 def _compared(boards: Sequence[Board], baseline: str, draws: int) -> list[Board]:
-    chosen = [_find(board, baseline) for board in boards]
-    if not any(row is not None for row in chosen):
+    found = [_find(board, baseline) for board in boards]
+    if not any(len(rows) == 1 for rows in found):
         names = ", ".join(sorted({row.label for board in boards for row in board.rows})) or "none"
         remedy = f"no recipe of this name; give a run folder, a method, a recipe's hash, or one of: {names}"
-        raise ConfigError([Fault("--baseline", baseline, remedy)], what="command")
+        several = [_several(board, rows) for board, rows in zip(boards, found, strict=True) if rows]
+        faults = [Fault("--baseline", baseline, text) for text in several or [remedy]]
+        raise ConfigError(faults, what="command")
     return [
-        board if row is None else _against(board, row, draws)
-        for board, row in zip(boards, chosen, strict=True)
+        _against(board, rows[0], draws) if len(rows) == 1 else _apart(board, rows, baseline)
+        for board, rows in zip(boards, found, strict=True)
     ]
 
 
-def _find(board: Board, name: str) -> Row | None:
-    """The row that is meant. Raises: ConfigError when several are."""
+def _apart(board: Board, meant: Sequence[Row], name: str) -> Board:
+    """A board without one baseline among those that have one: said where there are several."""
+    if not meant:
+        return board
+    return replace(board, notes=[*board.notes, f"not compared: --baseline {name} {_several(board, meant)}"])
+
+
+def _several(board: Board, rows: Sequence[Row]) -> str:
+    first = ", ".join(f"{row.recipe.digest[:8]} ({row.label})" for row in rows[:BASELINES_SHOWN])
+    more = f" or {len(rows) - BASELINES_SHOWN} more" if len(rows) > BASELINES_SHOWN else ""
+    return f"means {len(rows)} recipes of the board {board.title}; give a run folder or a hash: {first}{more}"
+
+
+def _find(board: Board, name: str) -> list[Row]:
+    """The rows that are meant."""
     wanted = name.rstrip("/")
     exact = [
         row
         for row in board.rows
         if wanted == row.label or any(run.name.rstrip("/") == wanted for run in row.recipe.runs)
     ]
-    found = exact or [
+    return exact or [
         row
         for row in board.rows
         if wanted == row.recipe.method or (len(wanted) >= 4 and row.recipe.digest.startswith(wanted))
     ]
-    if len(found) > 1:
-        labels = ", ".join(f"{row.label!r} ({row.recipe.digest[:8]})" for row in found)
-        remedy = f"means several recipes of the board {board.title}; give one of {labels}"
-        raise ConfigError([Fault("--baseline", name, remedy)], what="command")
-    return found[0] if found else None
 
 
 def _against(board: Board, baseline: Row, draws: int) -> Board:

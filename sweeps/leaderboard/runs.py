@@ -230,8 +230,11 @@ def _check_ended(metrics: Mapping[str, Any]) -> None:
         raise LeftOutError(f"styles failed: {', '.join(map(str, failed))}")
     score = metrics.get("final_score")
     if not isinstance(score, int | float) or not math.isfinite(score):
-        why = "it was not scored" if (metrics.get("judges") or {}).get("name") == "none" else "no final score"
-        raise LeftOutError(why)
+        if (metrics.get("judges") or {}).get("name") == "none":
+            raise LeftOutError("it was not scored")
+        faults = [fault for fault in metrics.get("faults") or [] if isinstance(fault, Mapping)]
+        why = [str(fault.get("message")) for fault in faults if fault.get("severity") == "error"]
+        raise LeftOutError("; ".join(why) or "no final score")
     if not metrics.get("complete"):
         missing = metrics.get("missing") or []
         raise LeftOutError(f"incomplete: {len(missing)} pictures are missing" if missing else "incomplete")

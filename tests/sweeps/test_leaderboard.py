@@ -101,6 +101,21 @@ def test_a_baseline_is_found_by_label_folder_and_hash(
     assert one.rows[1].comparison is None
 
 
+def test_a_baseline_that_one_board_has_several_of_is_compared_on_the_others(tmp_path: Path) -> None:
+    """After a sweep on one set, and ordinary runs on another, `--baseline dreambooth` still means something there."""
+    for number in range(7):
+        put_run(tmp_path / f"swept{number}", 0.01 * number, rank=number + 1)
+    for rank, method in ((4, "dreambooth"), (8, "average")):
+        other = make_about(method, rank) | {"data": {"digest": "other", "styles": 8, "prompts": 40}}
+        put_run(tmp_path / method, 0.01 * rank, about=other)
+    boards, _ = make_boards(gather([str(tmp_path)]).runs, draws=200, baseline="dreambooth")
+    swept, ordinary = boards
+    assert swept.baseline is None
+    assert "--baseline dreambooth means 7 recipes" in swept.notes[-1]
+    assert swept.notes[-1].endswith(" or 2 more")
+    assert ordinary.baseline is not None and ordinary.baseline.recipe.method == "dreambooth"
+
+
 def test_labels_have_three_digits_of_a_rate_and_stay_apart(tmp_path: Path) -> None:
     for number, rate in enumerate((0.00105560403, 0.00105560404, 7.003770014e-05)):
         about = make_about()
@@ -200,6 +215,8 @@ def test_every_unfit_run_is_named_and_the_rest_is_ranked(runs: Path) -> None:
     put_run(runs / "failed", metrics={"failed_styles": ["03"]})
     put_run(runs / "stopped", metrics={"final_score": None, "partial_score": 0.4, "stopped": True})
     put_run(runs / "unscored", metrics={"final_score": None, "styles": {}, "judges": {"name": "none"}})
+    undefined = {"severity": "error", "message": "FID needs two pictures on each side"}
+    put_run(runs / "single", metrics={"final_score": None, "faults": [undefined]})
     put_run(runs / "edited", metrics={"final_score": 0.99})
     put_run(runs / "nameless", metrics={"judges": {"name": "mini"}})
     put_run(runs / "setless", about={"data": None})
@@ -219,6 +236,7 @@ def test_every_unfit_run_is_named_and_the_rest_is_ranked(runs: Path) -> None:
         "partial": "2 pictures are missing",
         "failed": "styles failed: 03",
         "stopped": "stopped early by its sweep, 0.4000",
+        "single": "FID needs two pictures",
         "unscored": "not scored",
         "edited": "is not what its own styles give",
         "nameless": "digests are not recorded",
@@ -465,7 +483,7 @@ def test_wrong_arguments_and_nothing_to_rank(
     assert main([str(runs), "--baseline", "nobody"]) == 2
     assert "dreambooth lora.rank=32" in capsys.readouterr().err
     assert main([str(runs), "--baseline", "dreambooth"]) == 2
-    assert "means several recipes" in capsys.readouterr().err
+    assert "means 2 recipes" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert main([str(tmp_path / "empty")]) == 1
     assert "holds no run folder" in capsys.readouterr().out
