@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -42,7 +42,8 @@ class Beside:
 def beside(count: int, name: str, ahead: int = 0) -> Iterator[Beside]:
     """Threads whose works are all done when the block has ended, whatever ended it.
 
-    A work that fails is the block's failure; when the block has failed by itself, the log has the work's.
+    A work that fails is the block's failure; when the block has failed by itself, the log has the work's. It has the
+    failures of further works too.
     """
     with ThreadPoolExecutor(count, thread_name_prefix=name) as pool:
         works = Beside(pool, ahead)
@@ -50,8 +51,14 @@ def beside(count: int, name: str, ahead: int = 0) -> Iterator[Beside]:
             yield works
         except BaseException:
             pool.shutdown(wait=True)
-            for failure in works.failures():
-                log.error("%s: %s", name, failure)
+            _tell(name, works.failures())
             raise
-    for failure in works.failures():
-        raise failure
+    failures = works.failures()
+    _tell(name, failures[1:])
+    if failures:
+        raise failures[0]
+
+
+def _tell(name: str, failures: Iterable[BaseException]) -> None:
+    for failure in failures:
+        log.error("%s: %s", name, failure)

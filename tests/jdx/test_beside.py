@@ -65,6 +65,15 @@ def test_a_failure_is_told_at_the_end() -> None:
         others.do(fail)
 
 
+def test_no_failure_is_lost(caplog: pytest.LogCaptureFixture) -> None:
+    def fail_otherwise() -> None:
+        raise OSError("no such folder")
+
+    with pytest.raises(OSError, match="disk full"), beside(1, "test") as others:
+        others._under_way.extend(others._pool.submit(work) for work in (fail, fail_otherwise))
+    assert "no such folder" in caplog.text
+
+
 @pytest.mark.parametrize("reason", [MemoryError, KeyboardInterrupt])
 def test_the_blocks_own_failure_stands(
     reason: Callable[[], BaseException], caplog: pytest.LogCaptureFixture
