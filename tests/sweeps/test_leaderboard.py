@@ -113,7 +113,8 @@ def test_a_baseline_that_one_board_has_several_of_is_compared_on_the_others(tmp_
     assert swept.baseline is None
     assert "--baseline dreambooth means 7 recipes" in swept.notes[-1]
     assert swept.notes[-1].endswith(" or 2 more")
-    assert ordinary.baseline is not None and ordinary.baseline.recipe.method == "dreambooth"
+    assert ordinary.baseline is not None
+    assert ordinary.baseline.recipe.method == "dreambooth"
 
 
 def test_labels_have_three_digits_of_a_rate_and_stay_apart(tmp_path: Path) -> None:
