@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from data.faults import DataError
-from jdx import ROOT
+from jdx import ROOT, completion
 from jdx.disk import is_told
 from jdx.errors import BackendError, ConfigError, Fault
 from jdx.overrides import check_overrides, forgotten_flag, understood
@@ -105,6 +105,9 @@ def _hush_libraries() -> None:
 
 def main() -> None:
     """The command: check the words, then let Hydra compose and run."""
+    if completion.asked(sys.argv[1:]):
+        _complete(sys.argv[1:])
+        return
     words, sys.argv[1:] = sys.argv[1:], understood(sys.argv[1:])
     try:
         check_overrides(sys.argv[1:])
@@ -130,6 +133,15 @@ def main() -> None:
             file=sys.stderr,
         )
         raise SystemExit(130) from None
+
+
+def _complete(words: list[str]) -> None:
+    text = completion.script(words)
+    if text is not None:
+        print(text)
+        return
+    completion.trim()
+    train()
 
 
 def _stop(message: str) -> NoReturn:
