@@ -197,26 +197,26 @@ def _small(sizes: Sizes) -> list[str]:
 
 
 def scaling(bench: Bench) -> None:
-    """One trial's training on 1, 2, ... cards: the seconds that 200 further steps of all styles take.
+    """One trial's training on 1, 2, ... cards: the seconds that 200 more steps of all styles take.
 
-    The trials share class pictures and encodings; learning rates of their own keep their adapters apart.
+    A trial before them makes the class pictures and encodings of all; learning rates of their own keep the trials'
+    adapters apart, so that none goes on from another's steps.
     """
     folder, sizes = bench.out / f"scaling{os.getpid()}", bench.sizes
     whole.made_up_set(folder, "tiny", sizes.styles + 1, 1)
     model_folder, cards = bench.model, torch.cuda.device_count()
     common = ["method=prior", "method.styleid.enabled=false", "evaluation.judges=none"]
-    for count in bench.cards or [n for n in (1, 2, 4, 8) if n <= max(1, cards)]:
+
+    def seconds(count: int, steps: int, rate: str) -> float:
         devices = ",".join(f"cuda:{i}" for i in range(count)) if cards else "cpu"
-        taken = []
-        for steps in (20, 20 + max(4, sizes.train_steps // 4)):
-            extra = [
-                *common,
-                f"backend.devices=[{devices}]",
-                f"train.steps={steps}",
-                f"optim.unet.lr={count}e-5",
-            ]
-            words = whole.overrides(folder, model_folder, [*extra, *_kernels(bench), *_small(sizes)])
-            taken.append(whole.run(folder, words, f"{count}-{steps}")[0])
+        own = [f"backend.devices=[{devices}]", f"train.steps={steps}", f"optim.unet.lr={rate}"]
+        words = whole.overrides(folder, model_folder, [*common, *own, *_kernels(bench), *_small(sizes)])
+        return whole.run(folder, words, f"{count}-{steps}-{rate}")[0]
+
+    few, more = 20, 20 + max(4, sizes.train_steps // 4)
+    seconds(1, few, "9.5e-5")
+    for count in bench.cards or [n for n in (1, 2, 4, 8) if n <= max(1, cards)]:
+        taken = seconds(count, few, f"{count}e-5"), seconds(count, more, f"{count}.5e-5")
         note = f"whole trials {taken[0]:.0f}, {taken[1]:.0f} s"
         bench.rows.add("scaling", f"{count} cards", taken[1] - taken[0], "s", note)
 

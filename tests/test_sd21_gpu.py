@@ -14,7 +14,7 @@ import torch
 
 from benchmarks import sd21_gpu
 from benchmarks.effects import settings
-from benchmarks.sd21 import model
+from benchmarks.sd21 import model, whole
 from benchmarks.sd21.measure import Rows, median_rate
 from benchmarks.sd21.table import tables, write
 from jdx import validation
@@ -109,6 +109,26 @@ def test_a_trial_is_told_what_is_switched_off(tmp_path: Path) -> None:
     assert sd21_gpu._kernels(plain) == words
     backend = validation.build(settings(*words)).backend
     assert (backend.compile, backend.fused, backend.graphs) == ("off", "off", "off")
+
+
+def test_more_steps_are_timed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second for each step, ten for what all trials share; a step that an earlier trial made is not made again."""
+    made: dict[str, int] = {}
+
+    def run(folder: Path, words: list[str], name: str) -> tuple[float, dict[str, object]]:
+        told = dict(word.split("=", 1) for word in words)
+        steps, rate = int(told["train.steps"]), told["optim.unet.lr"]
+        taken = steps - made.get(rate, 0) + (0 if made else 10)
+        made[rate] = steps
+        return taken, {}
+
+    monkeypatch.setattr(whole, "run", run)
+    monkeypatch.setattr(whole, "made_up_set", lambda *_: None)
+    bench = sd21_gpu.Bench(
+        Rows(tmp_path / "rows.json"), tmp_path, sd21_gpu.QUICK, "off", torch.device("cpu"), cards=(1, 2)
+    )
+    sd21_gpu.scaling(bench)
+    assert [(row.what, row.value) for row in bench.rows.rows] == [("1 cards", 4), ("2 cards", 4)]
 
 
 def test_it_measures_training_and_drawing_and_tells_its_table(
