@@ -44,6 +44,10 @@ class Kind(StrEnum):
     REFUSED = "refused"  # another process runs this folder, or a newer attempt exists
 
 
+TAKEN = frozenset({Kind.CANCELLED, Kind.KILLED, Kind.CRASHED, Kind.REFUSED})
+"""What a worker's end looks like when its place is taken away: whether it was, only who did it knows."""
+
+
 @dataclass(frozen=True)
 class JobSpec:
     """One job. Raises: ValueError naming every field that is out of range."""

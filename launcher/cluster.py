@@ -15,10 +15,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from launcher import folder as files
 from launcher import remote
-from launcher.base import Executor, Handle, JobSpec, Kind, State, Status, job_id
-
-TAKEN = frozenset({Kind.CANCELLED, Kind.KILLED, Kind.CRASHED, Kind.REFUSED})
-"""What a worker's end looks like when its place is taken away: whether it was, only the cluster knows."""
+from launcher.base import TAKEN, Executor, Handle, JobSpec, Kind, State, Status, job_id
 
 
 @dataclass

@@ -92,10 +92,9 @@ class Lease:
                 time.sleep(0.01)
 
     def write(self, **content: Any) -> None:
-        """Say who holds it."""
+        """Say who holds it: in one write, blanks over what is longer, so that nobody ever reads that nobody does."""
         text = json.dumps(content).encode()
-        os.ftruncate(self.fd, 0)
-        os.pwrite(self.fd, text, 0)
+        os.pwrite(self.fd, text.ljust(os.fstat(self.fd).st_size), 0)
 
     def close(self) -> None:
         """Let go; the lock is free once every copy of the open file is closed."""
@@ -130,7 +129,7 @@ def is_held(folder: Path) -> bool:
 
 
 def read_lease(folder: Path) -> dict[str, Any]:
-    """Who holds or last held the lease: attempt, host, gpus and, once its process is up, pid, born, started."""
+    """Who holds or last held the lease: attempt, host, gpus, pid, born, tag and, once its job has begun, started."""
     return read_json(folder / LEASE) or {}
 
 
@@ -236,11 +235,18 @@ def status_of(folder: Path, attempt: int) -> Status | None:
     The lease is looked at first: whoever lets go of it has written the result before.
     """
     held, lease = is_held(folder), read_lease(folder)
-    ours = lease.get("attempt") == attempt
-    started, gpus = (lease.get("started"), tuple(lease.get("gpus", ()))) if ours else (None, ())
-    if held and ours:
-        return Status(State.RUNNING, started=started, gpus=gpus)
-    result = read_result(folder, attempt)
+    if held and lease.get("attempt") == attempt:
+        return Status(State.RUNNING, started=lease.get("started"), gpus=tuple(lease.get("gpus", ())))
+    return end_of(folder, attempt)
+
+
+def end_of(folder: Path, attempt: int) -> Status | None:
+    """How an attempt ended by its own word; None: it left none.
+
+    For who knows that its worker has let go: `status_of` would take anybody who holds the lease for a moment for it.
+    """
+    lease, result = read_lease(folder), read_result(folder, attempt)
+    started = lease.get("started") if lease.get("attempt") == attempt else None
     if result is None:
         return None
     error = result.get("error") or {}

@@ -17,15 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from launcher import processes
-from launcher.base import AlreadyRunningError, Executor, Handle, JobSpec, Kind, Slot, State, Status
+from launcher.base import TAKEN, AlreadyRunningError, Executor, Handle, JobSpec, Kind, Slot, State, Status
 from launcher.cards import Cards
 from launcher.folder import (
     Lease,
+    end_of,
     is_held,
     read_job,
     read_lease,
     read_result,
-    status_of,
     tell_failure,
     write_job,
 )
@@ -54,6 +54,7 @@ class _Job:
     spec: JobSpec | None = None
     worker: Worker | None = None
     final: Status | None = None
+    cancelled: bool = False
     pulse: Pulse = field(default_factory=Pulse)
 
 
@@ -125,6 +126,7 @@ class GpuPool(Executor):
                 self._queue.remove(name)
                 self._say(name, Kind.CANCELLED, "cancelled before it started")
             elif not self._status(name).over:
+                self._jobs[name].cancelled = True
                 pid, born, _ = self._process(name)
                 processes.ask(pid, born)
         deadline = time.monotonic() + grace
@@ -232,10 +234,13 @@ class GpuPool(Executor):
         if name is None or self._jobs[name].final is not None:
             return
         job = self._jobs[name]
-        if status_of(job.folder, job.attempt) is not None:
+        if end_of(job.folder, job.attempt) is not None:
             self._settle(name)
             return
         kind, reason = worker.told_by_exit(code)
+        if job.cancelled and kind in TAKEN:  # before it could hear SIGTERM
+            self._say(name, Kind.CANCELLED, "cancelled")
+            return
         started = read_lease(job.folder).get("started")
         self._end(name, Status(State.EXITED, code, reason, started, worker.gpus, kind))
 
@@ -246,10 +251,10 @@ class GpuPool(Executor):
     def _settle(self, name: str) -> Status:
         """The end of a job as its folder tells it."""
         job = self._jobs[name]
-        status = status_of(job.folder, job.attempt)
-        if status is None or not status.over:
-            reason = "ended without a result"
-            status = Status(State.LOST, None, reason, gpus=status.gpus if status else (), kind=Kind.CRASHED)
+        status = end_of(job.folder, job.attempt)
+        if status is None:
+            gpus = job.worker.gpus if job.worker else ()
+            status = Status(State.LOST, None, "ended without a result", gpus=gpus, kind=Kind.CRASHED)
         self._end(name, status)
         return status
 
@@ -283,13 +288,14 @@ class GpuPool(Executor):
         lease = read_lease(job.folder)
         if lease.get("attempt") == job.attempt and lease.get("tag"):
             processes.kill_tree(0, None, lease["tag"])
-        status = status_of(job.folder, job.attempt)
+        status = end_of(job.folder, job.attempt)
+        if status is None and job.cancelled:
+            self._say(name, Kind.CANCELLED, "cancelled")
+            return
         reason = (
             "its worker ended without a result" if lease.get("attempt") == job.attempt else "never started"
         )
-        self._end(
-            name, status if status and status.over else Status(State.LOST, None, reason, kind=Kind.KILLED)
-        )
+        self._end(name, status or Status(State.LOST, None, reason, kind=Kind.KILLED))
 
     # -- starting ---------------------------------------------------------------------------------------------------
 
@@ -323,13 +329,14 @@ class GpuPool(Executor):
         self, spec: JobSpec, worker: Worker | None, holds: list[Hold], key: object, lease: Lease
     ) -> None:
         gpus = worker.gpus if worker else tuple(h.place.id for h in holds if h.place != self._room.cpu)
-        tag = worker.tag if worker else ""
-        lease.write(attempt=spec.attempt, host=self._host, gpus=list(gpus), tag=tag)
         try:
             if worker is None:
                 worker = Worker.start(spec, self._room.environment(spec, gpus), key, holds, gpus)
                 self._workers.append(worker)
             self._jobs[spec.id].worker = worker
+            # Before the worker does: whoever adopts the job can end it, although its program is only starting.
+            who = {"pid": worker.process.pid, "born": worker.born, "tag": worker.tag}
+            lease.write(attempt=spec.attempt, host=self._host, gpus=list(gpus), **who)
             with suppress(OSError):  # it died while idle: `_hear` finds the job in its hands
                 worker.send(spec, lease)
             worker.job = spec.id
@@ -414,7 +421,7 @@ class GpuPool(Executor):
             return
         except OSError as failure:
             log.warning("%s: its end cannot be written: %s", name, failure)
-        status = status_of(job.folder, job.attempt)
+        status = end_of(job.folder, job.attempt)
         self._end(name, status or Status(State.EXITED, 1, reason, started, gpus, kind))
 
     def _name(self, name: str) -> str:

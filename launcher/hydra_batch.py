@@ -24,10 +24,10 @@ from hydra.core.utils import setup_globals
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
+from launcher import processes
 from launcher.base import AlreadyRunningError, Kind
 from launcher.failures import kind_of_exit, more_kills, oom_kills
 from launcher.folder import read_json, read_result, tell_failure
-from launcher.processes import TAG
 from launcher.warm import with_path
 from launcher.worker import REFUSED
 
@@ -40,12 +40,12 @@ def run_folder(config: DictConfig) -> int:
     folder, attempt = Path(config.jdx_job.folder), int(config.jdx_job.attempt)
     before = oom_kills()
     command = [sys.executable, "-m", "launcher.worker", str(folder), "--attempt", str(attempt)]
-    env = with_path(
-        {**os.environ, TAG: uuid.uuid4().hex}
-    )  # a tag of its own: a kill of it must not take the batch
+    tag = uuid.uuid4().hex  # its own: a kill of it must not take the batch
+    env = with_path({**os.environ, processes.TAG: tag})
     code = subprocess.run(
         command, env=env, stdin=subprocess.DEVNULL, start_new_session=True, check=False
     ).returncode
+    processes.kill_tree(0, None, tag)  # what it left, killed or out of time
     if code != REFUSED and read_result(folder, attempt) is None:
         kind, reason = kind_of_exit(code, more_kills(before))
         cancelled = read_json(folder / CANCELLED) or {}

@@ -14,7 +14,6 @@ import sys
 import time
 import uuid
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,6 +40,8 @@ from launcher.warm import with_path
 
 BATCH = ".hydra_batch.json"
 """In a job's folder: which batch it belongs to."""
+SIGNING = 10.0
+"""Seconds that a worker may take from its lease to its name in it."""
 
 
 @record(frozen=True, kw_only=True, config=CONFIG)
@@ -140,23 +141,38 @@ class HydraBatches(Executor):
         for name in live:
             if name in self._queue:
                 self._queue.remove(name)
-            folder, attempt = self._jobs[name]
-            lease = read_lease(folder)
-            if is_held(folder) and lease.get("attempt") == attempt and lease.get("pid"):
-                processes.ask(int(lease["pid"]), lease.get("born"))
-            else:
-                self._say(name, "cancelled before it started")
+            self._ask(name)
         deadline = time.monotonic() + grace
         while not all(self._status(name).over for name in live) and time.monotonic() < deadline:
             time.sleep(0.02)
         for name in live:
             if not self._status(name).over:
                 folder, attempt = self._jobs[name]
-                lease = read_lease(folder)
+                lease = self._holder(name) or {}
                 reason = f"cancelled, and killed after {grace:g} s"
                 write_atomic(folder / CANCELLED, json.dumps({"attempt": attempt, "reason": reason}))
                 processes.kill_tree(int(lease.get("pid", 0)), lease.get("born"), str(lease.get("tag", "")))
                 self._say(name, reason)
+
+    def _ask(self, name: str) -> None:
+        """SIGTERM to the worker of a job; where there is none, the result that keeps one from starting."""
+        for _ in range(2):
+            if lease := self._holder(name):
+                processes.ask(int(lease["pid"]), lease.get("born"))
+                return
+            if self._say(name, "cancelled before it started"):
+                return  # else a worker has come up in this moment
+
+    def _holder(self, name: str) -> dict[str, Any] | None:
+        """The lease of the worker that runs a job, None if there is none; one that has just come up is waited for."""
+        folder, attempt = self._jobs[name]
+        deadline = time.monotonic() + SIGNING
+        while is_held(folder) and time.monotonic() < deadline:
+            lease = read_lease(folder)
+            if lease.get("attempt") == attempt and lease.get("pid"):
+                return lease
+            time.sleep(0.01)
+        return None
 
     def close(self, *, kill: bool) -> None:
         """See `Executor`; the batch's process goes on for what runs, and starts nothing more once it is killed."""
@@ -251,10 +267,14 @@ class HydraBatches(Executor):
             self._final[name] = status
         return status
 
-    def _say(self, name: str, reason: str) -> None:
+    def _say(self, name: str, reason: str) -> bool:
+        """Tell that a job was cancelled; False when a worker runs it."""
         folder, attempt = self._jobs[name]
-        with suppress(AlreadyRunningError):
+        try:
             tell_failure(folder, attempt, Kind.CANCELLED, reason)
+        except AlreadyRunningError:
+            return False
+        return True
 
 
 def _tag(folder: Path) -> str:

@@ -107,13 +107,12 @@ def kill_children(grace: float = 1.0) -> int:
     for process in left:
         with suppress(psutil.Error):
             process.terminate()
-    _, alive = psutil.wait_procs(left, timeout=grace if left else 0)
-    while alive:
+    psutil.wait_procs(left, timeout=grace if left else 0)
+    while left and (alive := strays()):  # also what those have started meanwhile that are gone by now
         for process in alive:
             with suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(alive, timeout=grace)
-        alive = strays()
     return len(left)
 
 

@@ -21,7 +21,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from launcher import folder as files
 from launcher import processes, remote
 
 LINGER = 2.0
@@ -82,7 +81,7 @@ def guard(folder: Path, attempt: int, link: socket.socket) -> int:
     remote.wait_for_predecessor(folder, attempt)
     remote.forget_exit(folder)
     worker = remote.start_worker(folder, attempt)
-    watch = _Watch(folder, worker.pid, link)
+    watch = _Watch(worker, link)
     watch.start()
     return remote.run_worker(folder, attempt, worker, watch.settle)
 
@@ -90,9 +89,9 @@ def guard(folder: Path, attempt: int, link: socket.socket) -> int:
 class _Watch(threading.Thread):
     """Listens to the actor, and ends the worker's whole tree when told to or when the actor is gone."""
 
-    def __init__(self, folder: Path, pid: int, link: socket.socket):
+    def __init__(self, worker: remote.RemoteWorker, link: socket.socket):
         super().__init__(daemon=True)
-        self.folder, self.pid, self.link, self.born = folder, pid, link, processes.born(pid)
+        self.pid, self.tag, self.link, self.born = worker.pid, worker.tag, link, processes.born(worker.pid)
         self.ending = threading.Event()
         self.orphaned = False
 
@@ -108,7 +107,7 @@ class _Watch(threading.Thread):
             deadline = time.monotonic() + float(message.split()[0])
             while processes.is_alive(self.pid, self.born) and time.monotonic() < deadline:
                 time.sleep(EVERY)
-        processes.kill_tree(self.pid, self.born, files.read_lease(self.folder).get("tag", ""))
+        processes.kill_tree(self.pid, self.born, self.tag)
 
     def settle(self) -> bool:
         """Once the worker has ended: wait for its tree's end; False when Ray lost the job and it did not fail."""

@@ -26,13 +26,19 @@ STALE = 30.0
 """Seconds without a heartbeat after which a worker on another host counts as dead, where locks do not tell."""
 
 
-def start_worker(folder: Path, attempt: int, ignore: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
+class RemoteWorker(subprocess.Popen[bytes]):
+    """A worker as our child; all that it starts carries its tag."""
+
+    tag = ""
+
+
+def start_worker(folder: Path, attempt: int, ignore: tuple[int, ...] = ()) -> RemoteWorker:
     """Start the worker of a folder's attempt as a child; its environment is the job's before anything is imported.
 
     ignore: signals that are meant for us and must not end it.
     """
-    spec = files.read_job(folder)
-    env = {**os.environ, **spec.env, processes.TAG: uuid.uuid4().hex}
+    spec, tag = files.read_job(folder), uuid.uuid4().hex
+    env = {**os.environ, **spec.env, processes.TAG: tag}
     if spec.gpus == 0:
         env["CUDA_VISIBLE_DEVICES"] = ""
 
@@ -41,18 +47,22 @@ def start_worker(folder: Path, attempt: int, ignore: tuple[int, ...] = ()) -> su
             signal.signal(number, signal.SIG_IGN)
 
     command = [sys.executable, "-m", "launcher.worker", str(folder), "--attempt", str(attempt)]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, env=env, preexec_fn=before if ignore else None)
+    worker = RemoteWorker(command, stdin=subprocess.DEVNULL, env=env, preexec_fn=before if ignore else None)
+    worker.tag = tag
+    return worker
 
 
 def run_worker(
-    folder: Path, attempt: int, worker: subprocess.Popen[bytes], tell: Callable[[], bool] = lambda: True
+    folder: Path, attempt: int, worker: RemoteWorker, tell: Callable[[], bool] = lambda: True
 ) -> int:
-    """Wait for the worker's end; tell it in the folder if the worker could not. Returns its exit code.
+    """Wait for the worker's end, end what it left; tell it in the folder if it could not. Returns its exit code.
 
     tell: asked after the end; False keeps silent: whoever ended it will say why.
     """
     before = oom_kills()
     code = worker.wait()
+    if worker.tag:  # one that was killed, or ran out of time while it was starting something
+        processes.kill_tree(0, None, worker.tag)
     if tell() and files.read_result(folder, attempt) is None:
         kind, reason = kind_of_exit(code, more_kills(before))
         if code == REFUSED:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from launcher import remote, slurm_queue
-from launcher.base import AlreadyRunningError, Handle, JobSpec, Kind, State, Status
-from launcher.cluster import CANCELLED, TAKEN, ClusterExecutor, ClusterJob, as_ended, prepare
+from launcher.base import TAKEN, AlreadyRunningError, Handle, JobSpec, Kind, State, Status
+from launcher.cluster import CANCELLED, ClusterExecutor, ClusterJob, as_ended, prepare
 from launcher.cluster_settings import SlurmSettings
 from launcher.slurm_outage import Outage
 from launcher.slurm_queue import Queue, Row, SlurmUnreachableError

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -27,7 +26,7 @@ class SlurmAttempt:
     def __init__(self, folder: Path, attempt: int, grace: float):
         """grace: seconds between SIGTERM and SIGKILL when the place is wanted."""
         self.folder, self.attempt, self.grace = folder, attempt, grace
-        self.worker: subprocess.Popen[bytes] | None = None
+        self.worker: remote.RemoteWorker | None = None
 
     def __call__(self) -> None:
         """Run the worker to its end and leave with its exit code."""
@@ -62,15 +61,14 @@ class SlurmAttempt:
             return None
         return DelayedSubmission(SlurmAttempt(self.folder, self.attempt, self.grace))
 
-    def _end(self, worker: subprocess.Popen[bytes]) -> None:
+    def _end(self, worker: remote.RemoteWorker) -> None:
         born = processes.born(worker.pid)
         processes.ask(worker.pid, born)
         # Not worker.wait(): this runs in a signal handler inside that very call, which holds its lock.
         deadline = time.monotonic() + self.grace
         while processes.is_alive(worker.pid, born) and time.monotonic() < deadline:
             time.sleep(0.05)
-        tag = files.read_lease(self.folder).get("tag", "")
-        processes.kill_tree(worker.pid, born, tag)
+        processes.kill_tree(worker.pid, born, worker.tag)
 
 
 def forget_cancelled(folder: Path, attempt: int) -> None:

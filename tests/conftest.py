@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from _pytest.terminal import TerminalReporter
 
@@ -32,6 +33,8 @@ __all__ = [
 # each other: the same test took 1.6 s with one thread and 38 s with two. What tests start is told the same.
 # PyTorch reads it when it is imported, and that is not here: the process that hands out tests needs none.
 os.environ["OMP_NUM_THREADS"] = "1"
+# No deadlines, which a busy machine misses, and the same examples in every run.
+hypothesis.settings.load_profile("ci")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -33,6 +33,8 @@ Mode = Literal["online", "offline"]
 
 GRACE = 5.0
 """Seconds granted over W&B's own time limits before its service is ended."""
+SERVICE = 60.0
+"""Seconds at least for beginning a run offline: no server is waited for, but W&B's service on a busy machine is."""
 SHEET_SIZE = 1600
 """Pixels of width of the picture grids that are uploaded."""
 
@@ -126,6 +128,7 @@ class WandbTracker(Tracker):
 
     def _init(self, run: RunInfo, mode: Mode) -> Any:
         settings = self._settings
+        patience = settings.init_timeout if mode == "online" else max(settings.init_timeout, SERVICE)
         return wandb.init(
             project=settings.project,
             entity=settings.entity,
@@ -139,7 +142,7 @@ class WandbTracker(Tracker):
             mode=mode,
             reinit="create_new",  # a warm worker runs many trials in one process
             settings=wandb.Settings(
-                init_timeout=settings.init_timeout,
+                init_timeout=patience,
                 finish_timeout=settings.finish_timeout / 2,  # the other half is for calls under way
                 console="off",  # the run folder has the log; wrapping stdout would fight the live display
                 silent=True,

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from sweeps import storage
 from sweeps.ledger import owner_name
 from sweeps.storage import STUDY_FILE, DamagedError, Patience, StorageGoneError, open_storage
 from sweeps.sweeper import _alone
-from tests.faults.test_controller_dies import start
+from tests.faults.test_controller_dies import start, wait_for
 from tests.sweeps.bench import Bench, states
 
 
@@ -34,21 +34,45 @@ def later(seconds: float, what: Any) -> threading.Thread:
     return thread
 
 
+@contextlib.contextmanager
+def meanwhile(root: Path, what: Callable[[], None]) -> Iterator[None]:
+    """Do it when the first job of a sweep has begun; its jobs await the file `done` and so end afterwards."""
+
+    def when_begun() -> None:
+        wait_for((root / "starts.txt").exists)
+        what()
+        (root / "done").touch()
+
+    thread = later(0.0, when_begun)
+    try:
+        yield
+    finally:
+        thread.join()
+    assert (root / "done").exists()
+
+
+AWAIT = {"awaits": "done"}
+
+
 def test_a_study_locked_for_ten_seconds_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage, "BUSY_TIMEOUT", 1.0)  # so that SQLite's own patience is not what is tested
-    bench = Bench(tmp_path, payload={"seconds": 3.0}, patience=60.0)  # runs when it is locked
+    bench = Bench(tmp_path, payload=AWAIT, patience=120.0)
     bench.root.mkdir(exist_ok=True)
     bench.ledger()  # makes the file
-    other = sqlite3.connect(tmp_path / STUDY_FILE, isolation_level=None, check_same_thread=False)
+    other = sqlite3.connect(
+        tmp_path / STUDY_FILE, isolation_level=None, check_same_thread=False, timeout=60.0
+    )
 
     def lock() -> None:
         other.execute("BEGIN EXCLUSIVE")
-        later(10.0, lambda: other.execute("ROLLBACK"))
+        threads.append(later(10.0, lambda: other.execute("ROLLBACK")))
 
-    later(1.0, lock)
-    controller, done = bench.run()
+    threads = list[threading.Thread]()
+    with meanwhile(tmp_path, lock):
+        controller, done = bench.run()
+    threads[0].join()
     assert done
     assert set(states(controller).values()) == {"COMPLETE"}
     assert sorted(bench.starts().values()) == [1] * 6
@@ -56,7 +80,7 @@ def test_a_study_locked_for_ten_seconds_loses_nothing(
 
 
 def test_a_study_gone_for_ten_seconds_is_waited_for(tmp_path: Path) -> None:
-    bench = Bench(tmp_path / "sweep", payload={"seconds": 3.0}, patience=60.0)  # runs when it goes
+    bench = Bench(tmp_path / "sweep", payload=AWAIT, patience=120.0)
     bench.root.mkdir()
     bench.ledger()
     away = tmp_path / "away.db"
@@ -65,8 +89,8 @@ def test_a_study_gone_for_ten_seconds_is_waited_for(tmp_path: Path) -> None:
         shutil.move(bench.root / STUDY_FILE, away)
         later(10.0, lambda: shutil.move(away, bench.root / STUDY_FILE))
 
-    later(1.0, leave)
-    controller, done = bench.run()
+    with meanwhile(bench.root, leave):
+        controller, done = bench.run()
     assert done
     assert set(states(controller).values()) == {"COMPLETE"}
     assert not away.exists()
@@ -133,9 +157,7 @@ def test_a_full_disk_pauses_the_sweep_and_ruins_nothing(
     small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sweeps.controller.REST", 1.0)
-    bench = Bench(
-        small_disk, payload={"seconds": 0.5}, pool={"leases": str(tmp_path / "leases")}, patience=0.5
-    )
+    bench = Bench(small_disk, payload=AWAIT, pool={"leases": str(tmp_path / "leases")}, patience=0.5)
     bench.ledger()
     fill = small_disk / "fill"
     finished_before = list[int]()
@@ -144,15 +166,16 @@ def test_a_full_disk_pauses_the_sweep_and_ruins_nothing(
         with fill.open("wb", buffering=0) as file, contextlib.suppress(OSError):
             while True:
                 file.write(b"x" * 4096)
+        threads.append(later(4.0, free))
 
     def free() -> None:
         finished_before.append(len(list(small_disk.rglob("result.json"))))
         fill.unlink()
 
-    timers = [later(0.5, full), later(4.5, free)]
-    controller, done = bench.run()
-    for timer in timers:
-        timer.join()
+    threads = list[threading.Thread]()
+    with meanwhile(small_disk, full):
+        controller, done = bench.run()
+    threads[0].join()
     assert done
     assert finished_before[0] < 6, "the sweep was over before the disk had room again: nothing was tested"
     assert states(controller) == dict.fromkeys(range(6), "COMPLETE")
@@ -235,13 +258,13 @@ def test_a_writer_killed_in_a_transaction_ruins_nothing(tmp_path: Path) -> None:
 def test_two_controllers_share_a_study_on_a_server(tmp_path: Path, postgres_url: str) -> None:
     """Two sweep folders, as on two machines, one database: every point once, the total as asked."""
     settings: dict[str, Any] = {
-        "words": ["x=range(0,24)"], "url": postgres_url, "shared": True, "payload": {"seconds": 0.05},
+        "words": ["x=range(0,24)"], "url": postgres_url, "shared": True, "payload": {"deeds": {"all": "meet"}},
         "pool": {"cpu_slots": 2},
     }  # fmt: skip
     roots = [tmp_path / name for name in ("a", "b")]
     running = [start(root, **settings) for root in roots]
     for one in running:
-        _, err = one.communicate(timeout=180)
+        _, err = one.communicate(timeout=300)
         assert one.returncode == 0, err
     bench = Bench(roots[0], **settings)
     trials = bench.ledger().counted()
@@ -268,14 +291,16 @@ def test_controllers_may_open_an_empty_database_at_the_same_moment(tmp_path: Pat
 def test_a_server_that_restarts_is_waited_for(
     tmp_path: Path, postgres_server: Any, postgres_url: str
 ) -> None:
-    bench = Bench(tmp_path, url=postgres_url, shared=True, payload={"seconds": 0.3}, patience=90.0)
+    bench = Bench(tmp_path, url=postgres_url, shared=True, payload=AWAIT, patience=240.0)
 
     def restart() -> None:
         postgres_server.stop("immediate")
-        later(5.0, postgres_server.start)
+        threads.append(later(5.0, postgres_server.start))
 
-    later(1.5, restart)
-    controller, done = bench.run()
+    threads = list[threading.Thread]()
+    with meanwhile(tmp_path, restart):
+        controller, done = bench.run()
+    threads[0].join()
     assert done
     assert set(states(controller).values()) == {"COMPLETE"}
     assert sorted(bench.starts().values()) == [1] * 6

@@ -14,7 +14,7 @@ def test_a_stopped_worker_is_noticed_and_replaced(tmp_path: Path) -> None:
         tmp_path,
         words=["x=0,3"],
         payload={"deeds": {"0.0": "stop"}},
-        pool={"stale_after": 3.0, "kill_after": 4.0},
+        pool={"stale_after": 3.0, "kill_after": 12.0},  # in which any worker comes up
     )
     controller, _ = bench.run()
     assert states(controller) == {0: "COMPLETE", 1: "COMPLETE"}
@@ -40,7 +40,7 @@ def test_a_sweep_outlives_any_mixture(tmp_path: Path) -> None:
         "5": "oom",
         "7.1": "kill",
     }
-    bench = Bench(tmp_path, words=["x=range(0,12)"], payload={"deeds": deeds}, timeout=8.0)
+    bench = Bench(tmp_path, words=["x=range(0,12)"], payload={"deeds": deeds}, timeout=15.0)
     controller, done = bench.run()
     assert done
     failed = {number for number, state in states(controller).items() if state == "FAIL"}

@@ -98,8 +98,12 @@ def leave_children(folder: Path, payload: Payload, channel: Channel) -> Value:
 
 
 def styles(folder: Path, payload: Payload, channel: Channel) -> Value:
-    """One event per piece of work not done by an earlier attempt; dies or stops where the payload says."""
+    """One event per piece of work not done by an earlier attempt; dies, stays or stops where the payload says.
+
+    stay_at: before this piece the first start waits to be ended, however long it takes others to see to that.
+    """
     started(folder)
+    first = len((folder / "starts").read_text().split()) == 1
     done = [event["style"] for event in channel.events]
     for style in range(payload["count"]):
         if channel.stopping():
@@ -108,6 +112,8 @@ def styles(folder: Path, payload: Payload, channel: Channel) -> Value:
             continue
         if style == payload.get("die_at") and channel.attempt == 0:
             os.kill(os.getpid(), signal.SIGKILL)
+        if style == payload.get("stay_at") and first:
+            time.sleep(600)
         channel.event({"style": style, "score": style / 10, "attempt": channel.attempt})
         time.sleep(payload.get("pause", 0.0))
     return {"styles": len(channel.events)}
@@ -149,8 +155,12 @@ def leave(folder: Path, payload: Payload, channel: Channel) -> Value:
 
 
 def interval(folder: Path, payload: Payload, channel: Channel) -> Value:
-    """When it ran, by a clock that all processes of the machine share."""
+    """When it ran, by a clock that all processes of the machine share; meets: jobs that wait for each other."""
     start = time.monotonic()
+    (folder / "here").touch()
+    if folder.name in payload["meets"]:
+        while not all((folder.parent / name / "here").exists() for name in payload["meets"]):
+            time.sleep(0.02)
     time.sleep(payload["seconds"])
     return {"start": start, "end": time.monotonic()}
 

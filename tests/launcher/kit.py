@@ -42,6 +42,10 @@ while True:
 """
 
 
+ENDLESS = 100_000
+"""Pieces of work of a job that is asked to stop: too many to come to its end before, on any machine."""
+
+
 class ExecutorKit:
     """Every executor passes this."""
 
@@ -159,13 +163,13 @@ class ExecutorKit:
         self, make: Callable[[int], Executor], tmp_path: Path
     ) -> None:
         executor = make(1)
-        handle = executor.submit(self.spec(tmp_path / "job", "styles", count=1000, pause=0.05))
+        handle = executor.submit(self.spec(tmp_path / "job", "styles", count=ENDLESS, pause=0.05))
         self.running(executor, handle, "events.jsonl")
         ask_to_stop(tmp_path / "job")
         assert self.end(executor, handle).code == 0
         result = read_result(tmp_path / "job") or {}
         assert result["state"] == "stopped"
-        assert 0 < result["value"]["styles"] < 1000
+        assert 0 < result["value"]["styles"] < ENDLESS
 
     def test_capacity_is_told_and_respected(self, make: Callable[[int], Executor], tmp_path: Path) -> None:
         executor = make(2)
@@ -234,16 +238,17 @@ class ExecutorKit:
         self, make: Callable[[int], Executor], tmp_path: Path
     ) -> None:
         executor = make(2)
-        victim = executor.submit(self.spec(tmp_path / "victim", "sleep"))
+        victim = executor.submit(self.spec(tmp_path / "victim", "stubborn"))
         neighbour = executor.submit(self.spec(tmp_path / "neighbour", "styles", count=40, pause=0.05))
         pid = self.running(executor, victim)
+        self.until(executor, [victim], lambda s: len(list((tmp_path / "victim").glob("child.*"))) == 2)
         os.kill(pid, signal.SIGKILL)
         status = self.end(executor, victim)
         assert status.state in {State.EXITED, State.LOST, State.PREEMPTED}
         if self.sees_kill:
             assert status.code == -signal.SIGKILL
             assert status.kind is Kind.KILLED
-        self.free(tmp_path / "victim")
+        self.gone(tmp_path / "victim")
         assert self.end(executor, neighbour).code == 0
 
     @pytest.mark.parametrize(
@@ -289,17 +294,14 @@ class ExecutorKit:
         """No process that the job of this folder started is left."""
         pids = [int(path.suffix[1:]) for path in folder.glob("child.*")]
         deadline = time.monotonic() + self.patience
-        while any(_runs(pid) for pid in pids):
+        while any(runs(pid) for pid in pids):
             assert time.monotonic() < deadline, f"still there: {pids}"
             time.sleep(0.05)
         self.free(folder)
 
     def free(self, folder: Path) -> None:
-        """Nobody holds the folder's lease; who tells how a job ended, or looks, holds it for a moment."""
-        deadline = time.monotonic() + self.patience
-        while is_held(folder):
-            assert time.monotonic() < deadline, f"still held: {read_lease(folder)}"
-            time.sleep(0.05)
+        """Nobody holds the folder's lease."""
+        wait_until_free(folder, self.patience)
 
     def test_cancel_ends_the_whole_tree_of_a_job_that_ignores_it(
         self, make: Callable[[int], Executor], tmp_path: Path
@@ -312,7 +314,7 @@ class ExecutorKit:
         executor.cancel(handle, grace=0.3)
         status = self.end(executor, handle)
         assert status.kind is Kind.CANCELLED
-        assert not _runs(pid)
+        assert not runs(pid)
         self.gone(folder)
 
     def test_cancel_leaves_time_to_tidy_up(self, make: Callable[[int], Executor], tmp_path: Path) -> None:
@@ -368,22 +370,23 @@ class ExecutorKit:
         self, make: Callable[[int], Executor], tmp_path: Path
     ) -> None:
         first = make(2)
-        runs = first.submit(self.spec(tmp_path / "runs", "styles", count=60, pause=0.05))
+        goes_on = first.submit(self.spec(tmp_path / "runs", "styles", count=ENDLESS, pause=0.05))
         ended = first.submit(self.spec(tmp_path / "ended", "add", a=1, b=2))
-        self.running(first, runs)
+        self.running(first, goes_on)
         self.end(first, ended)
         first.close(kill=False)
         second = make(2)
-        never = {**runs, "folder": str(tmp_path / "never"), "id": f"{tmp_path / 'never'}#0", "job": "0"}
-        assert [second.adopt(handle) for handle in (runs, ended, never)] == [True, True, False]
-        assert second.poll([runs])[runs["id"]].state is State.RUNNING
+        never = {**goes_on, "folder": str(tmp_path / "never"), "id": f"{tmp_path / 'never'}#0", "job": "0"}
+        assert [second.adopt(handle) for handle in (goes_on, ended, never)] == [True, True, False]
+        assert second.poll([goes_on])[goes_on["id"]].state is State.RUNNING
         assert self.end(second, ended).code == 0
-        assert self.end(second, runs).code == 0
+        ask_to_stop(tmp_path / "runs")
+        assert self.end(second, goes_on).code == 0
         assert len((tmp_path / "runs" / "starts").read_text().split()) == 1
 
     def test_jobs_outlive_a_killed_controller(self, make: Callable[[int], Executor], tmp_path: Path) -> None:
         job = {"folder": str(tmp_path / "job"), "target": "tests.launcher.jobs:styles", "gpus": self.gpus}
-        jobs: list[dict[str, Any]] = [job | {"payload": {"count": 80, "pause": 0.05}, "name": "job"}]
+        jobs: list[dict[str, Any]] = [job | {"payload": {"count": ENDLESS, "pause": 0.05}, "name": "job"}]
         stop = {"folder": str(tmp_path / "stop"), "target": "tests.launcher.jobs:stubborn", "gpus": self.gpus}
         jobs.append(stop | {"payload": {}, "name": "stop"})
         for one in jobs:
@@ -407,6 +410,7 @@ class ExecutorKit:
         executor.cancel(handles[1], grace=0.3)
         assert self.end(executor, handles[1]).kind is Kind.CANCELLED
         self.gone(tmp_path / "stop")
+        ask_to_stop(tmp_path / "job")
         assert self.end(executor, handles[0]).code == 0
         assert len((tmp_path / "job" / "starts").read_text().split()) == 1
 
@@ -417,10 +421,19 @@ class ExecutorKit:
         self.until(executor, [handle], lambda s: len(list((tmp_path / "job").glob("child.*"))) == 2)
         executor.close(kill=True)
         self.gone(tmp_path / "job")
-        assert not _runs(pid)
+        assert not runs(pid)
 
 
-def _runs(pid: int) -> bool:
+def wait_until_free(folder: Path, patience: float = ExecutorKit.patience) -> None:
+    """Until nobody holds a folder's lease: who tells how a job ended, or looks, holds it for a moment."""
+    deadline = time.monotonic() + patience
+    while is_held(folder):
+        assert time.monotonic() < deadline, f"still held: {read_lease(folder)}"
+        time.sleep(0.05)
+
+
+def runs(pid: int) -> bool:
+    """Whether there is a process of that number; one that only waits to be collected is none."""
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from launcher.folder import (
     is_held,
     read_events,
     read_job,
+    read_lease,
     read_result,
     status_of,
     tell_failure,
@@ -47,6 +49,29 @@ def test_a_lease_has_one_holder(tmp_path: Path) -> None:
         Lease.take(tmp_path, patience=0.0)
     lease.close()
     assert not is_held(tmp_path)
+
+
+def test_a_lease_always_says_whose_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody looks at every moment of a write."""
+    seen: list[object] = []
+    lease = Lease.take(tmp_path)
+    for name in ("ftruncate", "pwrite", "write"):
+        real = getattr(os, name)
+
+        def noted(*words: Any, real: Any = real) -> Any:
+            seen.append(read_lease(tmp_path).get("attempt"))
+            found = real(*words)
+            seen.append(read_lease(tmp_path).get("attempt"))
+            return found
+
+        monkeypatch.setattr(os, name, noted)
+    lease.write(attempt=0, host="a host with a long name")
+    lease.write(attempt=1)
+    lease.write(attempt=2, host="here")
+    assert list(dict.fromkeys(seen)) == [None, 0, 1, 2]
+    assert seen.count(None) == 1
+    assert read_lease(tmp_path) == {"attempt": 2, "host": "here"}
+    lease.close()
 
 
 def test_the_first_word_on_how_an_attempt_ended_stays(tmp_path: Path) -> None:

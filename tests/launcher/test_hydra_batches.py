@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -19,10 +20,11 @@ import yaml
 from jdx import ROOT
 from launcher.base import Executor, Kind, State
 from launcher.factory import build
-from launcher.folder import ask_to_stop
+from launcher.folder import Lease, ask_to_stop
 from launcher.hydra_batches import BATCH, HydraBatches, HydraSettings
+from launcher.processes import born
 from launcher.settings import JobSettings
-from tests.launcher.kit import CONTROLLER, ExecutorKit
+from tests.launcher.kit import CONTROLLER, ENDLESS, ExecutorKit
 
 
 def make(root: Path, slots: int) -> Executor:
@@ -45,7 +47,7 @@ class TestBasicLauncher(ExecutorKit):
         executor = make(2)
         assert executor.capacity() == 2
         handles = [
-            executor.submit(self.spec(tmp_path / str(n), "styles", count=100_000, pause=0.05))
+            executor.submit(self.spec(tmp_path / str(n), "styles", count=ENDLESS, pause=0.05))
             for n in range(3)
         ]
         assert executor.capacity() == 0
@@ -61,13 +63,14 @@ class TestBasicLauncher(ExecutorKit):
         self, make: Callable[[int], Executor], tmp_path: Path
     ) -> None:
         executor = make(2)
-        victim, neighbour = (
-            executor.submit(self.spec(tmp_path / name, "sleep", seconds=seconds))
-            for name, seconds in (("victim", 60), ("neighbour", 0))
-        )
-        os.kill(self.running(executor, victim), signal.SIGKILL)
+        victim = executor.submit(self.spec(tmp_path / "victim", "stubborn"))
+        neighbour = executor.submit(self.spec(tmp_path / "neighbour", "add", a=1, b=2))
+        pid = self.running(executor, victim)
+        self.until(executor, [victim], lambda s: len(list((tmp_path / "victim").glob("child.*"))) == 2)
+        os.kill(pid, signal.SIGKILL)
         status = self.end(executor, victim)
         assert (status.code, status.kind) == (-signal.SIGKILL, Kind.KILLED)
+        self.gone(tmp_path / "victim")
         assert self.end(executor, neighbour).code == 0
 
     def test_a_second_executor_adopts_what_runs_and_what_ended(
@@ -75,21 +78,27 @@ class TestBasicLauncher(ExecutorKit):
     ) -> None:
         first = make(2)
         ended = first.submit(self.spec(tmp_path / "ended", "add", a=1, b=2))
-        runs = first.submit(self.spec(tmp_path / "runs", "styles", count=60, pause=0.05))
+        goes_on = first.submit(self.spec(tmp_path / "runs", "styles", count=ENDLESS, pause=0.05))
         self.end(first, ended)
         first.close(kill=False)
         second = make(2)
-        never = {**runs, "folder": str(tmp_path / "never"), "id": f"{tmp_path / 'never'}#0"}
-        assert [second.adopt(handle) for handle in (runs, ended, never)] == [True, True, False]
+        never = {**goes_on, "folder": str(tmp_path / "never"), "id": f"{tmp_path / 'never'}#0"}
+        assert [second.adopt(handle) for handle in (goes_on, ended, never)] == [True, True, False]
         assert self.end(second, ended).code == 0
-        assert self.end(second, runs).code == 0
+        ask_to_stop(tmp_path / "runs")
+        assert self.end(second, goes_on).code == 0
         assert len((tmp_path / "runs" / "starts").read_text().split()) == 1
 
     def test_jobs_outlive_a_killed_controller(self, make: Callable[[int], Executor], tmp_path: Path) -> None:
         (tmp_path / "job").mkdir()
         job = {"folder": str(tmp_path / "job"), "target": "tests.launcher.jobs:styles", "gpus": 0}
         words = json.dumps(
-            [str(tmp_path), self.factory, 1, [job | {"payload": {"count": 40, "pause": 0.05}, "name": "job"}]]
+            [
+                str(tmp_path),
+                self.factory,
+                1,
+                [job | {"payload": {"count": ENDLESS, "pause": 0.05}, "name": "job"}],
+            ]
         )
         command = [sys.executable, "-c", CONTROLLER, words]
         with subprocess.Popen(command, stdout=-1, text=True, start_new_session=True) as controller:
@@ -102,6 +111,7 @@ class TestBasicLauncher(ExecutorKit):
             os.killpg(controller.pid, signal.SIGKILL)
         executor = make(1)
         assert executor.adopt(handle)
+        ask_to_stop(tmp_path / "job")
         assert self.end(executor, handle).code == 0
         assert len((tmp_path / "job" / "starts").read_text().split()) == 1
 
@@ -111,7 +121,7 @@ def test_after_a_restart_the_next_batch_waits_for_the_adopted_one(tmp_path: Path
     first, second = HydraBatches(HydraSettings(batch_size=2)), HydraBatches(HydraSettings(batch_size=2))
     try:
         ours = [
-            first.submit(kit.spec(tmp_path / str(n), "styles", count=10_000, pause=0.05)) for n in range(2)
+            first.submit(kit.spec(tmp_path / str(n), "styles", count=ENDLESS, pause=0.05)) for n in range(2)
         ]
         kit.running(first, ours[0])
         first.close(kill=False)
@@ -141,6 +151,24 @@ def test_an_adopted_batch_can_be_killed(tmp_path: Path) -> None:
     statuses = second.poll(handles)
     assert {status.kind for status in statuses.values()} == {Kind.CANCELLED}
     assert not (tmp_path / "1" / "starts").exists()
+
+
+def test_a_worker_that_comes_up_while_its_job_is_cancelled_is_asked_to_end(tmp_path: Path) -> None:
+    """It has taken the lease and has not written its name into it yet."""
+    executor = HydraBatches()
+    handle = executor.submit(TestBasicLauncher().spec(tmp_path / "job", "add", a=1, b=2))
+    lease = Lease.take(tmp_path / "job")
+    worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+
+    def come_up() -> None:
+        lease.write(attempt=0, pid=worker.pid, born=born(worker.pid))
+        worker.wait()
+        lease.close()
+
+    threading.Timer(0.3, come_up).start()
+    executor.cancel(handle, grace=5.0)
+    assert worker.wait() == -signal.SIGTERM
+    assert executor.poll([handle])[handle["id"]].over
 
 
 @pytest.mark.skipif(

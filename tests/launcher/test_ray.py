@@ -13,10 +13,10 @@ import pytest
 from launcher.base import AlreadyRunningError, Handle, JobSpec, Kind, State, Status
 from launcher.cluster_settings import RaySettings
 from launcher.factory import make_executor
-from launcher.folder import ask_to_stop, is_held, read_events, read_result
+from launcher.folder import ask_to_stop, read_events, read_result
 from launcher.processes import is_alive
 from launcher.ray import RayExecutor
-from tests.launcher.kit import ExecutorKit
+from tests.launcher.kit import ENDLESS, ExecutorKit, wait_until_free
 from tests.servers.ray import RayServer
 
 pytest.importorskip("ray", reason="Ray is not installed (pip install 'jdx[ray]')")
@@ -41,7 +41,7 @@ def job(folder: Path, name: str, *, gpus: float = 0.0, **payload: Any) -> JobSpe
 
 
 def until(
-    executor: RayExecutor, handle: Handle, done: Callable[[Status], bool], limit: float = 90.0
+    executor: RayExecutor, handle: Handle, done: Callable[[Status], bool], limit: float = ExecutorKit.patience
 ) -> Status:
     """Poll until the job's status is as wanted."""
     deadline = time.monotonic() + limit
@@ -57,18 +57,18 @@ def test_a_job_of_a_node_that_dies_is_lost_and_goes_on_elsewhere(
     executor = RayExecutor(RaySettings(resources={"doomed": 1.0}))
     folder = tmp_path / "job"
     doomed = ray_cluster.add_node({"doomed": 1.0})
-    handle = executor.submit(job(folder, "styles", count=400, pause=0.1))
+    handle = executor.submit(job(folder, "styles", count=ENDLESS, pause=0.1))
     until(executor, handle, lambda _: len(read_events(folder)[0]) >= 3)
     assert executor.poll([handle])[handle["id"]].state is State.RUNNING
     ray_cluster.kill_node(doomed)
     status = until(executor, handle, lambda status: status.over)
     assert status.state in {State.LOST, State.PREEMPTED}
     assert status.reason
-    assert not is_held(folder)
+    wait_until_free(folder)
     before = len(read_events(folder)[0])
     ask_to_stop(folder)  # enough of it
     elsewhere = RayExecutor(RaySettings(resources={"slot": 1.0}))
-    again = elsewhere.submit(replace(job(folder, "styles", count=400, pause=0.1), attempt=1))
+    again = elsewhere.submit(replace(job(folder, "styles", count=ENDLESS, pause=0.1), attempt=1))
     assert until(elsewhere, again, lambda status: status.over).code == 0
     result = read_result(folder, 1) or {}
     assert (result["state"], result["value"]["styles"]) == ("stopped", before)
@@ -83,14 +83,14 @@ def test_a_killed_actor_takes_its_job_with_it(ray_cluster: RayServer, tmp_path: 
     ray.kill(ray.get_actor(handle["actor"], namespace="jdx"))  # somebody else, from Ray's dashboard
     status = until(executor, handle, lambda status: status.over)
     assert status.state is State.LOST
-    assert not is_held(tmp_path / "job")
+    wait_until_free(tmp_path / "job")
     pids = [int(path.suffix[1:]) for path in (tmp_path / "job").glob("child.*")]
     until(executor, handle, lambda _: not [pid for pid in pids if is_alive(pid, None)])
 
 
 def test_a_job_is_found_by_its_folder_alone(ray_cluster: RayServer, tmp_path: Path) -> None:
     first, second = make(tmp_path, 2), make(tmp_path, 2)
-    handle = first.submit(job(tmp_path / "job", "styles", count=100_000, pause=0.1))
+    handle = first.submit(job(tmp_path / "job", "styles", count=ENDLESS, pause=0.1))
     bare = {"id": handle["id"], "folder": handle["folder"]}
     assert second.adopt(bare)
     with pytest.raises(AlreadyRunningError, match="Ray actor"):

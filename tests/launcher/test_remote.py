@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -36,7 +36,7 @@ def test_a_worker_runs_and_its_exit_is_told_only_without_a_result(tmp_path: Path
 @pytest.mark.parametrize(("number", "kind"), [(signal.SIGKILL, Kind.KILLED), (signal.SIGSEGV, Kind.CRASHED)])
 def test_the_end_of_a_worker_that_cannot_tell_it(tmp_path: Path, number: signal.Signals, kind: Kind) -> None:
     write(tmp_path)
-    worker = subprocess.Popen([sys.executable, "-c", f"import os; os.kill(os.getpid(), {int(number)})"])
+    worker = remote.RemoteWorker([sys.executable, "-c", f"import os; os.kill(os.getpid(), {int(number)})"])
     assert remote.run_worker(tmp_path, 0, worker) == -number
     status = remote.told(tmp_path, 0)
     assert status is not None
@@ -48,24 +48,33 @@ def test_the_end_of_a_worker_that_cannot_tell_it(tmp_path: Path, number: signal.
 
 def test_who_ended_it_may_keep_the_folder_silent(tmp_path: Path) -> None:
     write(tmp_path)
-    worker = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
+    worker = remote.RemoteWorker([sys.executable, "-c", "raise SystemExit(3)"])
     assert remote.run_worker(tmp_path, 0, worker, tell=lambda: False) == 3
     assert remote.told(tmp_path, 0) is None
 
 
-def test_a_job_waits_for_a_predecessor_whose_heart_still_beats_elsewhere(tmp_path: Path) -> None:
+def test_a_job_waits_for_a_predecessor_whose_heart_still_beats_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path)
     (tmp_path / files.LEASE).write_text(json.dumps({"attempt": 0, "host": "another-node", "pid": 1}))
-    begin = time.monotonic()
-    remote.wait_for_predecessor(tmp_path, 0, patience=1.5)  # no heartbeat yet
-    assert time.monotonic() - begin < 1.0
+    clock = [0.0]
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+        if clock[0] < 5.0:
+            (tmp_path / files.HEARTBEAT).touch()
+        else:
+            silent = time.time() - 2 * remote.STALE
+            os.utime(tmp_path / files.HEARTBEAT, (silent, silent))
+
+    monkeypatch.setattr(remote, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    remote.wait_for_predecessor(tmp_path, 0)  # no heartbeat yet
+    assert clock == [0.0]
     (tmp_path / files.HEARTBEAT).touch()
     assert remote.beats(tmp_path)
     remote.wait_for_predecessor(tmp_path, 0, patience=1.5)
-    assert time.monotonic() - begin > 1.0
-    silent = time.time() - 2 * remote.STALE
-    os.utime(tmp_path / files.HEARTBEAT, (silent, silent))
+    assert clock == [2.0]
+    remote.wait_for_predecessor(tmp_path, 0)
     assert not remote.beats(tmp_path)
-    begin = time.monotonic()
-    remote.wait_for_predecessor(tmp_path, 0, patience=60.0)
-    assert time.monotonic() - begin < 30.0
+    assert clock == [5.0]

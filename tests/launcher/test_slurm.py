@@ -13,9 +13,9 @@ import pytest
 
 from launcher.base import AlreadyRunningError, Handle, JobSpec, Kind, State, Status, UnreachableError
 from launcher.cluster_settings import SlurmSettings
-from launcher.folder import ask_to_stop, is_held, read_events, read_result
+from launcher.folder import ask_to_stop, read_events, read_result
 from launcher.slurm import SlurmExecutor
-from tests.launcher.kit import ExecutorKit
+from tests.launcher.kit import ENDLESS, ExecutorKit, wait_until_free
 from tests.servers.slurm import SlurmServer
 
 QUICK = SlurmSettings(time_min=5, signal_seconds=5, grace_seconds=1.0, poll_seconds=0.1, settle_seconds=1.0)
@@ -44,7 +44,10 @@ def job(
 
 
 def until(
-    executor: SlurmExecutor, handle: Handle, done: Callable[[Status], bool], limit: float = 60.0
+    executor: SlurmExecutor,
+    handle: Handle,
+    done: Callable[[Status], bool],
+    limit: float = ExecutorKit.patience,
 ) -> Status:
     """Poll until the job's status is as wanted."""
     deadline = time.monotonic() + limit
@@ -76,8 +79,8 @@ def styles_in(folder: Path) -> list[int]:
 
 def test_a_job_sent_back_by_an_administrator_goes_on_where_it_was(slurm: SlurmServer, tmp_path: Path) -> None:
     executor = make(tmp_path, 2)
-    handle = executor.submit(job(tmp_path / "job", "styles", count=30, pause=0.1))
-    until(executor, handle, lambda _: len(styles_in(tmp_path / "job")) >= 3)
+    handle = executor.submit(job(tmp_path / "job", "styles", count=30, stay_at=3))
+    until(executor, handle, lambda _: len(styles_in(tmp_path / "job")) == 3)
     slurm.run("scontrol", "requeue", handle["job"])
     status = until(executor, handle, lambda status: status.state is State.PENDING)
     assert "back in the queue" in status.reason or status.reason == "BeginTime"
@@ -90,9 +93,9 @@ def test_a_job_sent_back_by_an_administrator_goes_on_where_it_was(slurm: SlurmSe
 def test_a_job_sent_back_and_started_at_once_loses_nothing(slurm: SlurmServer, tmp_path: Path) -> None:
     """In the second of its requeue the node refuses its credential, and Slurm ends it; in the next it runs."""
     executor = make(tmp_path, 2)
-    spec = job(tmp_path / "job", "styles", count=30, pause=0.1)
+    spec = job(tmp_path / "job", "styles", count=30, stay_at=3)
     handle = executor.submit(spec)
-    until(executor, handle, lambda _: len(styles_in(tmp_path / "job")) >= 3)
+    until(executor, handle, lambda _: len(styles_in(tmp_path / "job")) == 3)
     slurm.run("scontrol", "requeue", handle["job"])
     slurm.wait(handle["job"], "PENDING")
     slurm.run("scontrol", "update", f"jobid={handle['job']}", "starttime=now")
@@ -108,8 +111,8 @@ def test_a_job_sent_back_and_started_at_once_loses_nothing(slurm: SlurmServer, t
 
 def test_a_preempted_job_gives_way_and_goes_on_in_the_same_folder(slurm: SlurmServer, tmp_path: Path) -> None:
     executor = make(tmp_path, 2)
-    handle = executor.submit(job(tmp_path / "job", "styles", count=40, pause=0.1))
-    until(executor, handle, lambda _: len(styles_in(tmp_path / "job")) >= 3)
+    handle = executor.submit(job(tmp_path / "job", "styles", count=40, stay_at=3))
+    until(executor, handle, lambda _: len(styles_in(tmp_path / "job")) == 3)
     slurm.run("sbatch", "-p", "urgent", "-N2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1")
     seen = set()
     until(executor, handle, lambda status: seen.add(status.state) or status.state is State.PENDING)  # type: ignore[func-returns-value]
@@ -125,7 +128,7 @@ def test_a_preempted_job_gives_way_and_goes_on_in_the_same_folder(slurm: SlurmSe
 def test_a_job_over_slurms_time_limit_continues_as_often_as_told(slurm: SlurmServer, tmp_path: Path) -> None:
     # Slurm looks at time limits every half minute or so; scancel sends the same signal at once.
     executor = SlurmExecutor(replace(QUICK, requeues=1, logs=str(tmp_path)))
-    handle = executor.submit(job(tmp_path / "job", "styles", count=1000, pause=0.1))
+    handle = executor.submit(job(tmp_path / "job", "styles", count=ENDLESS, pause=0.1))
     wait_for_start(executor, handle)
     slurm.run("scancel", "--signal=USR2", handle["job"])
     slurm.release(handle["job"])
@@ -134,7 +137,7 @@ def test_a_job_over_slurms_time_limit_continues_as_often_as_told(slurm: SlurmSer
     status = until(executor, handle, lambda status: status.over)
     assert (status.state, status.kind) == (State.EXITED, Kind.TIMEOUT)
     assert "time limit" in status.reason
-    assert not is_held(tmp_path / "job")
+    wait_until_free(tmp_path / "job")
 
 
 def test_a_job_that_somebody_else_cancels_is_told(slurm: SlurmServer, tmp_path: Path) -> None:
@@ -147,12 +150,12 @@ def test_a_job_that_somebody_else_cancels_is_told(slurm: SlurmServer, tmp_path: 
     slurm.run("scancel", running["job"])
     status = until(executor, running, lambda status: status.over)
     assert (status.state, status.kind) == (State.EXITED, Kind.CANCELLED)
-    assert not is_held(tmp_path / "running")
+    wait_until_free(tmp_path / "running")
 
 
 def test_a_drained_cluster_keeps_jobs_waiting_and_says_why(slurm: SlurmServer, tmp_path: Path) -> None:
     executor = make(tmp_path, 2)
-    before = executor.submit(job(tmp_path / "before", "styles", count=100_000, pause=0.1))
+    before = executor.submit(job(tmp_path / "before", "styles", count=ENDLESS, pause=0.1))
     wait_for_start(executor, before)
     for name in ("jdx1", "jdx2"):
         slurm.run("scontrol", "update", f"nodename={name}", "state=drain", "reason=test")
@@ -174,7 +177,7 @@ def test_a_job_is_found_when_the_controller_died_before_it_knew_its_number(
     class Died(BaseException):
         pass
 
-    specs = [job(tmp_path / str(n), "styles", count=100_000, pause=0.1) for n in range(2)]
+    specs = [job(tmp_path / str(n), "styles", count=ENDLESS, pause=0.1) for n in range(2)]
     first = make(tmp_path, 2)
     with monkeypatch.context() as patch:
         patch.setattr(SlurmExecutor, "_written_down", lambda *_: (_ for _ in ()).throw(Died))
@@ -195,24 +198,26 @@ def test_a_job_is_found_when_the_controller_died_before_it_knew_its_number(
 def test_a_silent_slurmctld_is_waited_for(
     slurm: SlurmServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("launcher.slurm_queue.UNREACHABLE", 2.0)
     executor = make(tmp_path, 4)
     handle, sleeper = (
-        executor.submit(job(tmp_path / "job", "styles", count=10_000, pause=0.1)),
+        executor.submit(job(tmp_path / "job", "styles", count=ENDLESS, pause=0.1)),
         executor.submit(job(tmp_path / "sleeper", "sleep", seconds=1000.0)),
     )
     for one in (handle, sleeper):
         wait_for_start(executor, one)
+        until(executor, one, lambda status: status.state is State.RUNNING)  # Slurm says so too
     slurm.stop_daemon("slurmctld")
     try:
-        assert executor.poll([handle])[handle["id"]].state is State.RUNNING
-        with pytest.raises(UnreachableError):
-            executor.submit(job(tmp_path / "later", "add", a=1, b=2))
-        second = make(tmp_path, 4)
-        assert second.adopt(handle)
-        # The folder says how it ended, whatever Slurm is up to.
-        ask_to_stop(tmp_path / "job")
-        assert until(second, handle, lambda status: status.over).code == 0
+        with monkeypatch.context() as patch:  # when it is there again it may be slow
+            patch.setattr("launcher.slurm_queue.UNREACHABLE", 2.0)
+            assert executor.poll([handle])[handle["id"]].state is State.RUNNING
+            with pytest.raises(UnreachableError):
+                executor.submit(job(tmp_path / "later", "add", a=1, b=2))
+            second = make(tmp_path, 4)
+            assert second.adopt(handle)
+            # The folder says how it ended, whatever Slurm is up to.
+            ask_to_stop(tmp_path / "job")
+            assert until(second, handle, lambda status: status.over).code == 0
         back = threading.Timer(3.0, slurm.start_controller)
         back.start()
         executor.cancel(sleeper, grace=5.0)  # waits for it

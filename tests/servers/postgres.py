@@ -22,7 +22,7 @@ import pytest
 
 from tests.servers.server import Server
 
-START_LIMIT = 60.0
+START_LIMIT = 180.0
 
 
 def binaries() -> Path | None:

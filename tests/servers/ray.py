@@ -54,7 +54,7 @@ class RayServer:
         """As when its power fails: no farewell."""
         self.cluster.remove_node(node, allow_graceful=False)
 
-    def wait_for(self, name: str, amount: float, limit: float = 60.0) -> None:
+    def wait_for(self, name: str, amount: float, limit: float = 180.0) -> None:
         """Until this much of a resource is known to be free."""
         import ray
 
@@ -63,7 +63,7 @@ class RayServer:
             assert time.monotonic() < deadline, free
             time.sleep(0.1)
 
-    def wait_until_free(self, limit: float = 60.0) -> None:
+    def wait_until_free(self, limit: float = 180.0) -> None:
         """Until no actor holds anything; ended ones are noticed with a delay."""
         import ray
 

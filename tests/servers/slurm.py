@@ -7,6 +7,7 @@ Fixture (offered to every test by tests/conftest.py): `slurm`, one cluster per s
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import secrets
@@ -23,7 +24,7 @@ import pytest
 
 from tests.servers.server import Server
 
-START_LIMIT = 60.0
+START_LIMIT = 180.0
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel", "sinfo", "srun")
 NODES = ("jdx1", "jdx2")
 CONF = """
@@ -52,7 +53,7 @@ MpiDefault=none
 ReturnToService=2
 JobRequeue=1
 KillWait=3
-SlurmdTimeout=30
+SlurmdTimeout=300
 MinJobAge=300
 SchedulerParameters=sched_interval=1,sched_min_interval=100000,requeue_delay=0
 PreemptType=preempt/partition_prio
@@ -85,10 +86,15 @@ def _version() -> tuple[int, int]:
 
 
 def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports: list[int] = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
+    """Ports of which the kernel gives none away by itself, to whatever else starts before Slurm's daemons take them."""
+    given = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    first = int(given.read_text().split()[0]) if given.exists() else 32768
+    candidates = list(range(max(1024, first - 20_000), first))
+    ports: list[int] = []
+    while len(ports) < count:
+        port = candidates.pop(secrets.randbelow(len(candidates)))
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            ports.append(port)
     return ports
 
 
@@ -185,7 +191,7 @@ class SlurmServer(Server):
         """Slurm's own word for a job, such as RUNNING."""
         return self.run("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T").strip()
 
-    def wait(self, job: str, *states: str, limit: float = 60.0) -> str:
+    def wait(self, job: str, *states: str, limit: float = START_LIMIT) -> str:
         """Wait until a job is in one of these states; returns it."""
         self._until(
             lambda: self.state(job) in states, f"job {job} did not become {' or '.join(states)}", limit

@@ -44,6 +44,7 @@ class Notes(View):
 
     def say(self, line: str) -> None:
         self.said.append(line)
+        print(line, file=sys.stderr, flush=True)
 
     def happened(self, what: str, number: int, text: str = "") -> None:
         self.events.append((what, number, text))

@@ -6,7 +6,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ def task(folder: Path, payload: Mapping[str, Any], channel: Channel) -> Mapping[
     deed = deeds.get(f"{number}.{attempt}", deeds.get(str(number), deeds.get("all", "")))
     deed = deeds.get(f"{number}.seed{payload['seed']}", deed)
     time.sleep(payload.get("seconds", 0.0))
+    if awaited := payload.get("awaits"):  # a file of the sweep's folder
+        _until((folder.parent.parent / awaited).exists, awaited)
     if deed:
         found = misbehave(deed, folder)
         if found is not None:
@@ -51,7 +53,7 @@ def task(folder: Path, payload: Mapping[str, Any], channel: Channel) -> Mapping[
 
 def _asked_to_stop(channel: Channel) -> bool:
     """Wait for it: the controller may be slow."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not channel.stopping() and time.monotonic() < deadline:
         time.sleep(0.02)
     return channel.stopped
@@ -66,15 +68,22 @@ def _note(folder: Path, line: str) -> None:
 
 def _wait(path: Path, line: str) -> None:
     """Until another job has begun."""
-    deadline = time.monotonic() + 120
-    while not path.exists() or line not in path.read_text().split():
+    _until(lambda: path.exists() and line in path.read_text().split(), line)
+
+
+def _until(done: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 300
+    while not done():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{line} has not begun")
+            raise TimeoutError(f"{what} has not come")
         time.sleep(0.02)
 
 
 def misbehave(deed: str, folder: Path) -> Mapping[str, Any] | None:
-    """raise, nan, kill, stop (SIGSTOP), hang, oom, cuda, settings, or none of them."""
+    """raise, nan, kill, stop (SIGSTOP), hang, oom, cuda, settings, meet (the sweep beside), or none of them."""
+    if deed == "meet":
+        beside = folder.parent.parent.parent
+        _until(lambda: len(list(beside.glob("*/starts.txt"))) == 2, "the other sweep")
     if deed.startswith("wait for "):
         _wait(folder.parent.parent / "starts.txt", deed.removeprefix("wait for "))
     if deed == "raise":

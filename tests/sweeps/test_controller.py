@@ -73,7 +73,7 @@ def test_failed_trials_are_retried_by_kind_and_harm_nobody(tmp_path: Path) -> No
 
 
 def test_a_job_over_its_time_is_ended_and_retried(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, words=["x=0,3"], payload={"deeds": {"0.0": "hang"}}, timeout=8.0)
+    bench = Bench(tmp_path, words=["x=0,3"], payload={"deeds": {"0.0": "hang"}}, timeout=15.0)
     controller, _ = bench.run()
     assert states(controller) == {0: "COMPLETE", 1: "COMPLETE"}
     assert '"timeout"' in (tmp_path / "jobs" / "0000" / "failures.jsonl").read_text()

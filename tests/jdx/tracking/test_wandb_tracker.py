@@ -25,7 +25,7 @@ from tests.jdx.tracking.mirror_run import STEPS
 
 ROOT = Path(__file__).parents[3]
 KEY = "a" * 40
-LIMIT = 100
+LIMIT = 300
 """Seconds until a hanging process is given up."""
 
 
@@ -90,12 +90,13 @@ CASES: dict[str, tuple[str, str | None, tuple[str, ...]]] = {
     "online without key": ("online", None, ()),
     "offline with key": ("offline", KEY, ()),
     "malformed key": ("auto", "short", ()),
-    "refused": ("auto", KEY, ()),
-    "silent": ("auto", KEY, ()),
-    "lost": ("online", KEY, ()),
-    "unwritable": ("offline", None, ("unwritable",)),
-    "stopped": ("offline", None, ("stopped",)),
+    "refused": ("auto", KEY, ("--init=4",)),
+    "silent": ("auto", KEY, ("--init=4",)),
+    "lost": ("online", KEY, ("--begun", "--finish=20")),
+    "unwritable": ("offline", None, ("--unwritable",)),
+    "stopped": ("offline", None, ("--stopped", "--finish=4")),
 }
+"""Mode, key and flags: a limit is short where it is to run out. "lost" has half of 20 s for what does not hang."""
 WARNED = {
     "no key": None,
     "online without key": "no API key",
