@@ -82,6 +82,11 @@ def _idle(device: torch.device) -> list[torch.cuda.Stream]:
     return [torch.cuda.Stream(device) for _ in range(STREAMS)]  # type: ignore[no-untyped-call]
 
 
+def _whole(x: Tensor) -> Tensor:
+    """Each number in a place of its own, as in a recording: kernels are chosen by that, and have to be before it."""
+    return x.contiguous() if 0 in x.stride() else x
+
+
 class RecordedPasses:
     """One kind of work, as graphs from its third pass of a shape on; where none can be recorded, as it is.
 
@@ -107,7 +112,9 @@ class RecordedPasses:
         self._seen[shapes] += 1
         if self.able and self._seen[shapes] > FIRST:
             self._record(shapes, work, inputs)
-        return self._graphs[shapes](inputs) if shapes in self._graphs else work(inputs)
+        if shapes in self._graphs:
+            return self._graphs[shapes](inputs)
+        return work([_whole(x) for x in inputs] if self.able else inputs)
 
     def _record(self, shapes: Shapes, work: Work, inputs: Sequence[Tensor]) -> None:
         while len(self._graphs) >= KEPT:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -124,6 +126,30 @@ def test_a_graph_outlives_another() -> None:
         assert gap < 0.02  # and no NaN
     del taken
     passes.forget()
+
+
+UNRECORDABLE = """
+import torch
+from jdx.backends.torch.recorded_pass import FIRST, RecordedPasses
+
+device = torch.device("cuda", 0)
+x, usual = torch.ones(64, 64, device=device), torch.cuda.current_stream(device)
+for work in (lambda inputs: [inputs[0] * inputs[0].sum().item()], lambda inputs: [inputs[0] @ inputs[0]]):
+    passes = RecordedPasses(device, able=True)
+    for _ in range(FIRST + 3):
+        (found,) = passes(work, [x])
+        assert torch.equal(found, work([x])[0])
+        assert torch.cuda.current_stream(device) == usual
+    torch.cuda.empty_cache()
+    print(passes.able)
+    passes.forget()
+"""
+
+
+def test_what_cannot_be_recorded_costs_nothing_else() -> None:
+    """A pass that waits for the device spoils its recording. In a process of its own, for the others' sake."""
+    done = subprocess.run([sys.executable, "-c", UNRECORDABLE], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["False", "True"], done.stderr
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -97,6 +97,21 @@ def test_the_third_pass_of_a_shape_is_recorded(device: Device) -> None:
     assert device.recorded == 1
 
 
+@pytest.mark.parametrize("able", [True, False])
+def test_passes_before_a_recording_choose_its_kernels(able: bool, device: Device) -> None:
+    """One reference's keys for all contents, say, lie otherwise in memory than a recording's; without one they may."""
+    met: list[tuple[int, ...]] = []
+
+    def noted(inputs: Sequence[Tensor]) -> list[Tensor]:
+        met.append(inputs[0].stride())
+        return double(inputs)
+
+    passes = RecordedPasses(CPU, able=able)
+    for _ in range(FIRST + 1):
+        passes(noted, [torch.ones(1, 2, 4).expand(3, -1, -1)])
+    assert set(met) == {(8, 4, 1) if able else (0, 4, 1)}
+
+
 def test_few_graphs_are_kept_and_all_given_back(device: Device) -> None:
     passes = RecordedPasses(CPU, able=True)
     for size in range(1, KEPT + 2):
