@@ -25,6 +25,7 @@ from jdx.backends.torch.recorded_pass import FIRST, RecordedPasses
 from jdx.backends.torch.sampling import SAMPLERS, from_noise, sample, start_run
 from jdx.progress import NullProgress
 from tests.jdx.backends.adapters_for import random_adapter
+from tests.jdx.backends.recordings import count_recordings
 
 pytestmark = [
     pytest.mark.gpu,
@@ -89,8 +90,11 @@ def test_styles_of_equal_weights_share_batches(tiny_sd: Path, tmp_path: Path) ->
     assert np.abs(drawn[0] - drawn[1]).max() <= 1
 
 
-def test_recorded_passes_draw_the_same(tiny_sd: Path, tmp_path: Path) -> None:
+def test_recorded_passes_draw_the_same(
+    tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Two adapters by one graph, and a last batch of another size; float64, so that any slip would show."""
+    recorded = count_recordings(monkeypatch)
     spec, backend, drawn = ModelSpec(str(tiny_sd)), TorchBackend("cuda", "float64"), []
     pictures, styles = tuple(PictureSpec(f"{i}.png", f"cat {i}", "", i) for i in range(5)), []
     for name in ("00", "01"):
@@ -104,6 +108,8 @@ def test_recorded_passes_draw_the_same(tiny_sd: Path, tmp_path: Path) -> None:
         files = [out / style.style / picture.file for style in styles for picture in pictures]
         drawn.append(np.stack([np.asarray(Image.open(file), dtype=int) for file in files]))
     assert np.abs(drawn[0] - drawn[1]).max() <= 1
+    assert len(recorded) == 2
+    assert "could not be recorded" not in caplog.text
 
 
 def test_a_graph_outlives_another() -> None:

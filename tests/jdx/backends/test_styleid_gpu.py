@@ -17,6 +17,7 @@ from jdx.backends.torch.styleid_features import CONTENT, STYLE
 from jdx.backends.torch.styleid_layers import resolve_layers
 from jdx.backends.torch.styleid_memory import FeatureMemory, Place, places, size
 from jdx.progress import NullProgress
+from tests.jdx.backends.recordings import count_recordings
 from tests.jdx.backends.styleid_jobs import LAYERS, SPEC, engine, pictures, redrawn
 
 __all__ = ["pictures"]  # a fixture
@@ -51,18 +52,23 @@ def test_equals_the_cpu_wherever_the_features_are(
     assert all(x.is_pinned() for x in split.get(engine(models).key(pictures[4], STYLE)).features.values())  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("references", [2, 1])
 @pytest.mark.parametrize("far", [False, True], ids=["on the device", "in host memory"])
 def test_recorded_passes_are_the_same(
-    far: bool, tiny_sd: Path, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    far: bool, references: int, tiny_sd: Path, pictures: list[Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
     """Two styles by the same graphs, features kept anywhere."""
+    recorded = count_recordings(monkeypatch)
     models, made = load(ModelSpec(str(tiny_sd)), torch.device("cuda", 0), torch.float64), []
     if far:
         where = places(models.device)[1:]
         monkeypatch.setattr(styleid, "places", lambda device: where)
     styles = tuple(
         StyleStyliseJob(
-            name, tuple(pictures[3:]), {f"{i}.png": (pictures[(i + k) % 5], i % 2) for i in range(3)}
+            name,
+            tuple(pictures[3:][:references]),
+            {f"{i}.png": (pictures[(i + k) % 5], i % references) for i in range(3)},
         )
         for k, name in enumerate(("00", "01"))
     )
@@ -76,6 +82,8 @@ def test_recorded_passes_are_the_same(
         )
     assert len(made[0]) == 6
     assert np.abs(made[0] - made[1]).max() <= 1
+    assert len(recorded) >= 2  # one to invert and one to draw
+    assert "could not be recorded" not in caplog.text
 
 
 def test_bfloat16_is_no_worse_than_its_own_rounding(tiny_sd: Path, pictures: list[Path]) -> None:
