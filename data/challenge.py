@@ -28,6 +28,10 @@ __all__ = [
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 """Of reference pictures, in any case."""
+SMALL = 32
+"""Pixels of the shorter edge below which a picture is remarked on: thumbnails and the like."""
+NARROW = 3
+"""Longer by shorter edge above which a picture is remarked on."""
 
 
 @dataclass(frozen=True)
@@ -152,20 +156,31 @@ def _prompts(style: Path, required: bool, findings: Findings) -> tuple[Prompt, .
 def _decode_all(paths: Sequence[Path], findings: Findings) -> None:
     """Decode every picture once: a truncated file opens without complaint and fails an hour later."""
     with ThreadPoolExecutor(max_workers=4) as pool:  # Pillow's decoders release the interpreter lock
-        for path, (fault, frames) in zip(paths, pool.map(_decode, paths), strict=True):
+        for path, (fault, notes) in zip(paths, pool.map(_decode, paths), strict=True):
             if fault:
                 findings.faults.append(fault)
-            if frames > 1:
-                findings.note(path, f"has {frames} frames, of which the first is used")
+            for note in notes:
+                findings.note(path, note)
 
 
-def _decode(path: Path) -> tuple[Fault | None, int]:
+def _decode(path: Path) -> tuple[Fault | None, list[str]]:
     try:
         with Image.open(path) as picture:
             frames = int(getattr(picture, "n_frames", 1))
             picture.seek(0)
             picture.load()
             refuse_float(picture)
-            return None, frames
+            return None, _odd(picture.size, frames)
     except READ_FAILURES as error:
-        return picture_fault(path, error), 1
+        return picture_fault(path, error), []
+
+
+def _odd(size: tuple[int, int], frames: int) -> list[str]:
+    """What a picture can be used in spite of."""
+    shape = f"has {size[0]} x {size[1]} pixels"
+    found = [f"has {frames} frames, of which the first is used"] if frames > 1 else []
+    if min(size) < SMALL:
+        found.append(f"{shape}: it is enlarged for training, which blurs it")
+    if max(size) > NARROW * min(size):
+        found.append(f"{shape}: training sees squares cut from it, less than a third of it")
+    return found

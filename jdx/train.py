@@ -35,6 +35,9 @@ OmegaConf.register_new_resolver(
     "jdx_share", lambda share, whole: max(1, int(share * whole)), replace=True
 )  # ${jdx_share:0.5,${train.steps}}: recipes whose phases keep their proportion when they are made shorter
 
+FOLDERS = """
+Runs write below the current folder: start where you may write, or give hydra.run.dir=FOLDER (of a sweep
+hydra.sweep.dir=FOLDER) and store.root=FOLDER, and data.root=FOLDER for the sample set."""
 USER_ERRORS = (ConfigError, DataError, BackendError)
 """Errors that speak for themselves: shown without a traceback."""
 
@@ -125,7 +128,7 @@ def main() -> None:
         if wants_all or (isinstance(error, OSError) and not is_told(error)):
             raise
         cause = f"\n{error.__cause__}" if isinstance(error, HydraException) and error.__cause__ else ""
-        _stop(f"\n{error}{cause}")
+        _stop(f"\n{error}{FOLDERS if isinstance(error, OSError) else cause}")
     except KeyboardInterrupt:
         again = "python -m jdx.train " + typed(words)
         print(

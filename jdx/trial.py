@@ -16,7 +16,7 @@ from jdx.backends import make_backend, settings_of
 from jdx.backends.base import ModelSpec
 from jdx.device_list import device_faults, device_of, devices_of
 from jdx.digests import data_identity, model_identity
-from jdx.disk import told
+from jdx.disk import FULL, told
 from jdx.errors import BackendError, ConfigError, Fault
 from jdx.progress import Progress
 from jdx.report.page import write_report
@@ -100,8 +100,11 @@ def read_set(config: TrialConfig) -> ChallengeSet:
 
         try:
             make_sample(Path(config.data.root))
-        except FileExistsError as error:
-            raise ConfigError([Fault("data.root", config.data.root, str(error))]) from None
+        except OSError as error:
+            if error.errno in FULL:
+                raise
+            remedy = f"{error}; give a folder that can be made and written" if error.errno else str(error)
+            raise ConfigError([Fault("data.root", config.data.root, remedy)]) from None
     data = config.data
     return read_challenge(
         data.root, styles=data.styles, max_references=data.max_references, max_prompts=data.max_prompts

@@ -12,7 +12,7 @@ from PIL import Image
 PROMPTS = {"0": "Cat", "1": "Ice cream"}
 
 
-def make_picture(path: Path, mode: str = "RGB", size: tuple[int, int] = (8, 6)) -> Path:
+def make_picture(path: Path, mode: str = "RGB", size: tuple[int, int] = (48, 36)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, size).save(path)
     return path

@@ -239,6 +239,18 @@ def test_things_worth_a_note(tmp_path: Path) -> None:
     ] * 3
 
 
+def test_pictures_of_odd_shape_are_used_with_a_note(tmp_path: Path) -> None:
+    images = make_style(tmp_path / "00") / "images"
+    for name, size in (("dot", (31, 40)), ("small", (32, 32)), ("strip", (40, 121)), ("tall", (120, 40))):
+        make_picture(images / f"{name}.png", size=size)
+    found = read_challenge(tmp_path)
+    assert len(found.styles[0].references) == 6
+    assert [note.rpartition("/")[2] for note in found.notes] == [
+        "dot.png: has 31 x 40 pixels: it is enlarged for training, which blurs it",
+        "strip.png: has 40 x 121 pixels: training sees squares cut from it, less than a third of it",
+    ]
+
+
 @pytest.mark.parametrize("name", ["a\tb", " a"])
 def test_style_names_that_are_no_portable_folder_names(tmp_path: Path, name: str) -> None:
     make_style(tmp_path / name)
