@@ -197,6 +197,29 @@ def test_memory_that_runs_out_halves_the_batch() -> None:
     assert sizes == [2, 2, 2, 2]
 
 
+def test_a_graphs_memory_is_everybodys_after_it() -> None:
+    """Within a limit that allows for a recorded pass or for somebody else, not for both."""
+    device, size = torch.device("cuda", 0), 6 * GIB // 10
+    passes, x = RecordedPasses(device, able=True), torch.ones(4, device=device)
+
+    def wide(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        return [inputs[0].expand(size // 16, 4).contiguous().amax(0)]
+
+    gc.collect()
+    torch.cuda.empty_cache()
+    limit_memory(device, torch.cuda.memory_reserved(device) / GIB + 1)
+    try:
+        for _ in range(FIRST + 2):
+            assert passes(wide, [x])[0].tolist() == [1.0] * 4
+        assert passes.able
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            torch.empty(size, dtype=torch.uint8, device=device)
+        passes.forget()
+        torch.empty(size, dtype=torch.uint8, device=device)
+    finally:
+        limit_memory(device, 0.0)
+
+
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 def test_a_card_that_is_not_the_first(
