@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
+from pathlib import Path
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -25,17 +26,31 @@ TEXTS = {key for key, field in leaves(TrialConfig).items() if is_text(field)} | 
 """Settings whose value is one text, such as a path."""
 
 
+CONFIG_PATH = {"--config-path", "-cp"}
+
+
 def understood(arguments: Sequence[str]) -> list[str]:
     """The arguments as Hydra needs them.
 
     Flags such as -m may stand anywhere: Hydra's parser wants all settings in one piece. `+experiment=NAME` loses its
     plus: an appended group comes last and would undo debug=tiny; the group has a place of its own. A path or prompt
-    that Hydra's grammar cannot read (`data.root=/数据/A`, `~/set`, `a(1)`, `ugly, blurry`) is put in quotes.
+    that Hydra's grammar cannot read (`data.root=/数据/A`, `~/set`, `a(1)`, `ugly, blurry`) is put in quotes. A relative
+    --config-path begins at the current folder, where people see it; Hydra would begin at jdx/.
     """
     settings = [word for word in arguments if "=" in word and not word.startswith("-")]
     flags = [word for word in arguments if "=" not in word or word.startswith("-")]
     sweeps = _sweeps(arguments)
-    return [*(_quoted(_placed(word), sweeps) for word in settings), *flags]
+    return [*(_quoted(_placed(word), sweeps) for word in settings), *_anchored(flags)]
+
+
+def _anchored(flags: Sequence[str]) -> list[str]:
+    words = []
+    for word, before in zip(flags, ["", *flags], strict=False):
+        flag, equals, value = word.partition("=")
+        if equals and flag in CONFIG_PATH:
+            word = f"{flag}={Path(value).absolute()}"
+        words.append(str(Path(word).absolute()) if before in CONFIG_PATH else word)
+    return words
 
 
 def _sweeps(arguments: Sequence[str]) -> bool:

@@ -125,10 +125,11 @@ def main() -> None:
     try:
         train()
     except (*USER_ERRORS, HydraException, OmegaConfBaseException, OSError) as error:
-        if wants_all or (isinstance(error, OSError) and not is_told(error)):
+        disk = isinstance(error, OSError) and is_told(error)
+        if wants_all or (isinstance(error, OSError) and not (disk or isinstance(error, HydraException))):
             raise
         cause = f"\n{error.__cause__}" if isinstance(error, HydraException) and error.__cause__ else ""
-        _stop(f"\n{error}{FOLDERS if isinstance(error, OSError) else cause}")
+        _stop(f"\n{error}{FOLDERS if disk else cause}")
     except KeyboardInterrupt:
         again = "python -m jdx.train " + typed(words)
         print(

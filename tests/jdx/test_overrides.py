@@ -1,5 +1,7 @@
 """What people type, before Hydra reads it."""
 
+from pathlib import Path
+
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -36,6 +38,17 @@ def test_in_a_sweep_a_comma_separates() -> None:
 def test_flags_may_stand_anywhere_and_experiment_keeps_its_place() -> None:
     words = understood(["data=sample", "-m", "+experiment=baseline", "--cfg", "job", "+x=1"])
     assert words == ["data=sample", "experiment=baseline", "+x=1", "-m", "--cfg", "job"]
+
+
+@pytest.mark.parametrize("flag", ["--config-path", "-cp"])
+def test_a_config_path_begins_at_the_current_folder(
+    flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = str(tmp_path / "run" / ".hydra")
+    assert understood([flag, "run/.hydra", "-cn", "config", "x=1"]) == ["x=1", flag, folder, "-cn", "config"]
+    assert understood([f"{flag}=run/.hydra", "-m"]) == [f"{flag}={folder}", "-m"]
+    assert understood([flag, folder]) == [flag, folder]
 
 
 def faults_of(*words: str) -> dict[str, str]:

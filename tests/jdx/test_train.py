@@ -34,6 +34,7 @@ def test_config_can_be_shown(tmp_path: Path) -> None:
         (("data=challenge", "data.root=/nowhere"), "/nowhere: does not exist"),
         (("hydra.run.dir=file/x",), "Not a directory: 'file/x'\nRuns write below the current folder"),
         (("data.root=file/x",), "data.root = "),
+        (("-cp", "nowhere", "-cn", "config"), "nowhere' exists"),
         (("store.root=file/x",), "store.root = file/x"),
         (("data=challenge", "data.root=", "train.steps=1e3"), "must be a whole number"),
         (("lora.rank=-1",), "1 fault in the configuration:\n  - lora.rank = -1"),
