@@ -15,7 +15,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from jdx import trial
+from jdx import kohya, trial
 from jdx.stages import adapt
 from tests.data.sets import make_style, noise
 from tests.jdx.lab import STYLES, Lab, challenge, lab, pixels
@@ -64,6 +64,13 @@ def test_saved_adapter_draws_our_picture_in_a_plain_pipeline(lab: Lab, tiny_sd: 
     ours = pixels(run / "images")["00/Dog.png"].astype(float)
     assert np.abs(draw() - ours).max() < 1.0  # rounding to 8 bits
     assert np.abs(plain - ours).max() > 5.0  # the adapter does change the picture
+    pipeline.unload_lora_weights()
+    assert kohya.main([str(run)]) == 0
+    assert sorted(path.name for path in (run / "kohya").iterdir()) == ["00.safetensors", "05.safetensors"]
+    pipeline.load_lora_weights(
+        run / "kohya", weight_name="00.safetensors"
+    )  # diffusers reads kohya's names too
+    assert np.abs(draw() - ours).max() < 1.0
 
 
 def test_learnt_word_draws_our_picture_in_a_plain_pipeline(lab: Lab, tiny_sd: Path) -> None:
