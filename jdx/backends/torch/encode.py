@@ -64,12 +64,18 @@ def encode(job: EncodeJob, models: Models, out: Path, progress: Progress, on_sty
                 task.advance(len(pictures) * job.crop.variants)
                 on_style(style, out / style)
         if todo:
-            size = pictures_that_fit(models.device, job.crop.resolution, GIB_AT_512, MOST)
+            size = _rows(models, job.crop.resolution)
             views = Views(pool, job.crop, todo, 2 * size)
             encoder = _Encoder(models, views, task, _Files(job, out, files, on_style))
             with _apart(models, size):
                 in_batches(views.even(size), size, encoder.launch, "encoding")
                 encoder.finish()
+
+
+def _rows(models: Models, resolution: int) -> int:
+    """Of all passes: a power of two, so that a little more or less free memory leaves the shapes and hence the bits."""
+    fit = pictures_that_fit(models.device, resolution, GIB_AT_512, MOST)
+    return 1 << (fit.bit_length() - 1)
 
 
 def _apart(models: Models, rows: int) -> AbstractContextManager[None]:

@@ -15,7 +15,7 @@ from scipy import stats
 from torchvision.transforms import functional as vision
 
 from jdx.backends.base import CropSpec, EncodeJob, ModelSpec
-from jdx.backends.torch.encode import encode
+from jdx.backends.torch.encode import _rows, encode
 from jdx.backends.torch.models import Models, load
 from jdx.backends.torch.pictures import to_pixels
 from jdx.backends.views import cut, resize_short_edge, resized_edge, turned, view
@@ -115,6 +115,14 @@ def test_the_bits_do_not_know_their_company(
     for name in ("mean", "std"):
         assert torch.equal(alone["04"][name], many["04"][name])
         assert not torch.equal(many["03"][name], many["04"][name])
+
+
+@pytest.mark.parametrize(("fit", "rows"), [(1, 1), (3, 2), (9, 8), (15, 8), (16, 16)])
+def test_a_little_less_free_memory_leaves_the_passes(
+    fit: int, rows: int, tiny: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jdx.backends.torch.encode.pictures_that_fit", lambda *_: fit)
+    assert _rows(tiny, 512) == rows
 
 
 def test_less_memory_than_thought(
