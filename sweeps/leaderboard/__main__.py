@@ -33,7 +33,7 @@ DEFAULT = ("outputs", "multirun")
 LEFT_OUT_SHOWN = 30
 WIDE = 170
 """Columns of a terminal that hold the whole table."""
-RANKING = ("#", "recipe", "seeds", "final score", "95 %", "GPU-s")
+RANKING = ("#", "recipe", "seeds", "final score", "95 %")
 RECIPE = 1
 
 
@@ -116,12 +116,16 @@ def show(leaderboard: Leaderboard, console: Console) -> None:
 
 
 def _tables(board: Board, width: int) -> list[Table]:
-    """One table, or two where the terminal is narrow. Verdicts are printed below: sentences leave numbers no room."""
+    """One table, or two where the terminal is narrow: of recipes, and of numbers by rank (published scores have none).
+
+    Verdicts are printed below: sentences leave numbers no room.
+    """
     shown = [head for head in heads(board) if head != WORDS]
     if width >= WIDE:
         return [_table(board, shown, board.title)]
     ranking = [head for head in RANKING if head in shown]
-    numbers = [*shown[:2], *HEADS.values()]
+    who = shown[:2] if board.reported else shown[:1]
+    numbers = [*who, *HEADS.values(), "GPU-s"]
     return [_table(board, ranking, board.title), _table(board, numbers, "")]
 
 

@@ -128,6 +128,20 @@ def test_labels_have_three_digits_of_a_rate_and_stay_apart(tmp_path: Path) -> No
     assert len(set(twins)) == 2
 
 
+def test_no_setting_is_cut_in_two_in_80_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for number, rate in enumerate((7.003770014e-05, 2.5915927e-06)):
+        about = make_about(environment={"device": "cpu (4 cores)"})
+        about["config"]["optim"] = {"unet": {"lr": 10 * rate}, "text_encoder": {"lr": rate, "betas": [rate]}}
+        put_run(tmp_path / str(number), 0.01 * number, about=about)
+    assert main([str(tmp_path), "--draws", "200"]) == 0
+    shown = capsys.readouterr().out
+    for words in ("text_encoder.lr=2.59e-6", "120 (CPU)", "CLIP-R"):
+        assert words in shown
+
+
 def test_p_values_are_corrected_for_all_comparisons_of_the_board(runs: Path) -> None:
     for rank in (7, 8):
         put_run(runs / f"rank{rank}", 0.001 * rank, rank=rank, seed=rank)
