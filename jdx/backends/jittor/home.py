@@ -130,28 +130,41 @@ def locked(home: Path) -> Iterator[None]:
     The kernel frees a dead process's lock, but not while something that it started has the file open still.
     """
     home.mkdir(parents=True, exist_ok=True)
-    path, told = home / "compile.lock", False
+    told = False
     while True:
-        with path.open("a+") as file:
-            if _taken(file, path):
-                _sign(file)
+        with (home / "compile.mutex").open("a+") as alone:
+            # Nobody looks between lock and signature, where the note is the last owner's, nor takes over what is new.
+            fcntl.flock(alone, fcntl.LOCK_EX)
+            lock, owner = _take(home / "compile.lock")
+        if lock is not None:
+            with lock:
                 try:
                     yield
                 finally:
-                    file.truncate(0)  # nobody's any more; closing gives it back
-                return
-            owner = _owner(path)
-        if owner and _is_dead(owner):
-            log.warning(
-                "%s is held for process %s, which is gone: something that it started lives on; it is taken over",
-                *(path, owner["pid"]),
-            )
-            path.unlink(missing_ok=True)
-            continue
+                    lock.truncate(0)  # nobody's any more; closing gives it back
+            return
         if owner and not told:
             log.warning("waiting for process %s on %s, which compiles Jittor", owner["pid"], owner["host"])
             told = True
         time.sleep(PATIENCE)
+
+
+def _take(path: Path) -> tuple[IO[str] | None, Mapping[str, object] | None]:
+    """The lock, signed, or else who holds it; from a dead owner it is taken over."""
+    while True:
+        file = path.open("a+")
+        if _taken(file, path):
+            _sign(file)
+            return file, None
+        file.close()
+        owner = _owner(path)
+        if owner is None or not _is_dead(owner):
+            return None, owner
+        log.warning(
+            "%s is held for process %s, which is gone: something that it started lives on; it is taken over",
+            *(path, owner["pid"]),
+        )
+        path.unlink(missing_ok=True)
 
 
 def _taken(file: IO[str], path: Path) -> bool:

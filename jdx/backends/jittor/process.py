@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 TICK = 0.5
 """Seconds between two looks at whether the worker still runs."""
+DRAIN = 10.0
+"""Seconds for reading what a dead worker has printed; without end only where something of it has left its group."""
 STARTING, WORKING = "starting (Jittor compiles itself at the first start)", "working"
 SHOWN = 15
 """Last lines of a worker's output that an error shows."""
@@ -217,7 +219,7 @@ class Worker:
 
     def _death(self, doing: str) -> str:
         self.end()
-        self._drainer.join(2 * TICK)  # its last lines are the ones that matter
+        self._drainer.join(DRAIN)  # its last lines are the ones that matter
         code = self._process.returncode
         how = f"by {_signal_name(-code)}" if code < 0 else f"with exit code {code}"
         hint = ""

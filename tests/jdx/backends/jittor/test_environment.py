@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import platform
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import psutil
 import pytest
@@ -20,6 +24,7 @@ from jdx.backends.jittor.environment import Environment, Place
 from jdx.backends.jittor.interpreter import JITTOR, Interpreter, faults_of, probe
 from jdx.errors import BackendError, ConfigError, Fault
 from jdx.progress import NullProgress
+from launcher.processes import is_alive
 
 GOOD = Interpreter(
     Path("/opt/jt/bin/python"),
@@ -316,12 +321,10 @@ home.compile_first(Path({str(tmp_path / "home")!r}), replace(GOOD, executable=Pa
     assert psutil.pid_exists(pid)
     trial.kill()
     trial.wait()
-    for _ in range(200):
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-            break
+    deadline = time.monotonic() + 60.0
+    while is_alive(pid, None):
+        assert time.monotonic() < deadline, "the compiling process outlived the trial"
         time.sleep(0.05)
-    else:
-        pytest.fail("the compiling process outlived the trial")
 
 
 HOLD = """
@@ -332,7 +335,7 @@ with home.locked(Path(sys.argv[1])):
     if sys.argv[2] == "orphan" and os.fork() == 0:
         time.sleep(300)
     print(os.getpid(), flush=True)
-    time.sleep(float(sys.argv[3]))
+    sys.stdin.read()
 """
 
 
@@ -352,9 +355,11 @@ def holder(tmp_path: Path) -> Iterator[list[subprocess.Popen[str]]]:
             process.stdout.close()
 
 
-def hold(folder: Path, how: str, seconds: float) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", HOLD, str(folder), how, str(seconds)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+def hold(folder: Path, how: str) -> subprocess.Popen[str]:
+    """A process that holds the lock until its input is closed."""
+    command = [sys.executable, "-c", HOLD, str(folder), how]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
     assert process.stdout is not None
     process.stdout.readline()
     return process
@@ -363,9 +368,21 @@ def hold(folder: Path, how: str, seconds: float) -> subprocess.Popen[str]:
 def test_a_living_owner_is_waited_for_and_named(
     tmp_path: Path, holder: list[subprocess.Popen[str]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    holder.append(hold(tmp_path, "alone", 2.5))
+    holder.append(hold(tmp_path, "alone"))
+
+    def let_go_when_told() -> None:
+        deadline = time.monotonic() + 60.0
+        while "waiting" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(2 * home.PATIENCE)  # it looks again, and does not say it again
+        assert holder[0].stdin is not None
+        holder[0].stdin.close()
+
+    other = threading.Thread(target=let_go_when_told)
+    other.start()
     with caplog.at_level(logging.WARNING), home.locked(tmp_path):
-        holder[0].wait(20)
+        holder[0].wait(60)
+    other.join()
     assert f"waiting for process {holder[0].pid}" in caplog.text
     assert caplog.text.count("waiting") == 1
 
@@ -373,7 +390,7 @@ def test_a_living_owner_is_waited_for_and_named(
 def test_a_dead_owners_lock_is_taken_over_although_its_child_holds_it(
     tmp_path: Path, holder: list[subprocess.Popen[str]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    holder.append(hold(tmp_path, "orphan", 300))
+    holder.append(hold(tmp_path, "orphan"))
     holder[0].kill()
     holder[0].wait()
     began = time.monotonic()
@@ -383,6 +400,37 @@ def test_a_dead_owners_lock_is_taken_over_although_its_child_holds_it(
     assert waited < 60
     with home.locked(tmp_path):  # and given back
         pass
+
+
+def test_a_lock_that_is_not_signed_yet_is_not_the_dead_owners(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one looks between the lock and the signature, where the note still names who was killed."""
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    note = {"pid": dead.pid, "host": platform.node(), "started": 0.0}
+    (tmp_path / "compile.lock").write_text(json.dumps(note))
+    sign, inside, most = home._sign, list[int](), list[int]()
+
+    def enter() -> None:
+        with home.locked(tmp_path):
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(0.5)
+            inside.pop()
+
+    other = threading.Thread(target=enter)
+
+    def late(file: IO[str]) -> None:
+        monkeypatch.setattr(home, "_sign", sign)
+        other.start()
+        time.sleep(0.3)  # for the other one, who would be in here by then
+        sign(file)
+
+    monkeypatch.setattr(home, "_sign", late)
+    enter()
+    other.join()
+    assert most == [1, 1]
 
 
 JITTORS = """
