@@ -274,7 +274,7 @@ def test_a_second_controller_is_refused_and_ctrl_c_finishes_what_runs(app: App) 
     end = app.folder / "end"
     words = ["-m", "x=range(0,12)", f"wait={end}"]
     first = app.start(*words)
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 180
     while len(app.calls()) < 3:  # as many as there are slots: they wait
         assert time.monotonic() < deadline
         time.sleep(0.05)

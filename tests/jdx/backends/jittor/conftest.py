@@ -15,16 +15,26 @@ from jdx.backends.jittor.backend import JittorBackend
 from jdx.backends.jittor.environment import Environment, Place
 from jdx.backends.jittor.process import import_path
 
+AWAIT = 900.0
+"""Seconds at most for those who make it."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The test that waits for Jittor has its own time after that."""
+    for item in items:
+        if "jittor" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(AWAIT + 600))
+
 
 @pytest.fixture(scope="session")
 def jittor() -> Environment:
     """The environment below `$JDX_JITTOR` (default `~/.cache/jdx/jittor`), as `make jittor` leaves it.
 
-    `$JDX_TESTS_AWAIT` is the number of a process that is making it; it is waited for, less long than a test may take.
+    `$JDX_TESTS_AWAIT` is the number of a process that is making it; it is waited for.
     """
     if process := os.environ.get("JDX_TESTS_AWAIT"):
         with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
-            psutil.Process(int(process)).wait(540)
+            psutil.Process(int(process)).wait(AWAIT)
     environment = Environment(Place(device="cpu"))
     if lacking := environment.lacks():
         pytest.skip(f"no Jittor here, which `make jittor` would bring: {lacking}")
