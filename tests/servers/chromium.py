@@ -19,7 +19,7 @@ PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 CSS = "css selector"
 ENTER, ESCAPE, RIGHT = "\ue007", "\ue00c", "\ue014"
 """Keys, as WebDriver numbers them."""
-PATIENCE = 30.0
+PATIENCE = 120.0
 """Seconds to wait for something that a busy machine may be slow with."""
 
 

@@ -36,7 +36,7 @@ def test_a_click_enlarges_and_keys_go_on(browser: Browser, page: Path) -> None:
     buttons = browser.all("figure button")
     assert len(buttons) == 8
     buttons[0].click()
-    assert browser.js("return document.getElementById('viewer').open")
+    browser.wait("document.getElementById('viewer').open")
     first = browser.one("#viewer-picture").get_attribute("alt")
     browser.wait("document.getElementById('viewer-picture').src.startsWith('file:')")  # the full picture
     browser.one("#viewer-close").send_keys(RIGHT)
@@ -45,8 +45,8 @@ def test_a_click_enlarges_and_keys_go_on(browser: Browser, page: Path) -> None:
     browser.one("#viewer-back").click()
     assert browser.one("#viewer-picture").get_attribute("alt") == first
     browser.one("#viewer-close").send_keys(ESCAPE)
-    assert not browser.js("return document.getElementById('viewer').open")
-    assert browser.js("return document.activeElement === document.querySelector('figure button')")
+    browser.wait("!document.getElementById('viewer').open")
+    browser.wait("document.activeElement === document.querySelector('figure button')")
     browser.js("document.querySelectorAll('figure button')[1].focus()")
     browser.driver.switch_to.active_element.send_keys(ENTER)
     assert browser.one("#viewer-picture").get_attribute("alt") == second

@@ -77,7 +77,7 @@ def test_slider_and_enlarging(browser: Browser, folder: Path) -> None:
     assert "80%" in browser.js("return document.getElementById('contest').style.getPropertyValue('--cut')")
     browser.js("arguments[0].scrollIntoView({block: 'center'})", pair)
     pair.click()
-    assert browser.js("return document.getElementById('viewer').open")
+    browser.wait("document.getElementById('viewer').open")
     browser.wait("document.getElementById('viewer-best').src.startsWith('file:')")
     browser.wait("document.getElementById('viewer-median').src.startsWith('file:')")
     best, median = (browser.one(f"#viewer-{side}").get_attribute("src") for side in ("best", "median"))
@@ -86,7 +86,7 @@ def test_slider_and_enlarging(browser: Browser, folder: Path) -> None:
     browser.one("#viewer-on").click()
     assert browser.one("#viewer-caption").text != caption
     browser.one("#viewer-close").click()
-    assert not browser.js("return document.getElementById('viewer').open")
+    browser.wait("!document.getElementById('viewer').open")
     _clean(browser)
 
 
