@@ -25,7 +25,8 @@ FAILURES = "failures.jsonl"
 
 NAN = "nan"  # the objective is no finite number
 SETTINGS = "settings"  # the point cannot be run at all
-HOPELESS = frozenset({NAN, SETTINGS, str(Kind.TARGET)})
+DATA = "data"  # the data set cannot be used
+HOPELESS = frozenset({NAN, SETTINGS, DATA, str(Kind.TARGET)})
 """Failures that the same point would run into again."""
 LOST, PREEMPTED = "lost", "preempted"
 BLAMELESS = frozenset(

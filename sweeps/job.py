@@ -22,9 +22,11 @@ from hydra.core.utils import JobReturn, JobRuntime, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from data.faults import DataError
 from jdx.errors import ConfigError, Fault
 from jdx.observer import Observer, SweepRun, watched
 from launcher.channel import Channel
+from sweeps.attempts import DATA, SETTINGS
 from sweeps.scores import shuffled
 
 TARGET = "sweeps.job:run"
@@ -104,7 +106,9 @@ def run(folder: Path, payload: Mapping[str, Any], channel: Channel) -> Mapping[s
             value = _plain(ended.return_value)
     except ConfigError as error:
         faults = "; ".join(" ".join(str(fault).split()) for fault in error.faults)
-        return {"failed": {"kind": "settings", "message": faults or str(error)}}
+        return {"failed": {"kind": SETTINGS, "message": faults or str(error)}}
+    except DataError as error:
+        return {"failed": {"kind": DATA, "message": "; ".join(map(str, error.faults))}}
     assert ended.hydra_cfg is not None
     run_dir = Path(ended.hydra_cfg.hydra.runtime.output_dir)
     # Asked to stop and without a score: it did. With a score it had come to its end before it heard.

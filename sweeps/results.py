@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jdx.progress import duration
+from jdx.words import counted
 from launcher.folder import write_atomic
 from sweeps.columns import fitting, heading, short_names, short_value, table
 from sweeps.ledger import PRUNED, REASON, RECORD, WARM, Ledger
@@ -167,17 +168,28 @@ def show(report: Report, folder: Path) -> None:
     for name, parts in report.importance.items():
         shares = ", ".join(f"{key} {100 * value:.0f} %" for key, value in parts.items())
         console.print(f"importance ({name}): {shares}", markup=False, soft_wrap=True)
-    failures = Counter(
-        (row.reason or "").split(":")[0] for row in report.trials if row.state == "fail" and row.reason
-    )
-    if failures:
-        console.print(
-            "why trials failed: " + ", ".join(f"{kind} ({count})" for kind, count in failures.items()),
-            markup=False,
-        )
+    if failures := why_failed(report):
+        console.print("why trials failed:", markup=False)
+    for line in failures:
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
     if report.best_command:
         console.print(f"the best trial again:\n  {report.best_command}", markup=False, soft_wrap=True)
     console.print(f"folder {folder}: {OURS}, {UPSTREAM}", markup=False, soft_wrap=True)
+
+
+def why_failed(report: Report) -> list[str]:
+    """One line for each kind of failure: how many trials, and what the first of them said."""
+    kinds: dict[str, list[str]] = {}
+    for row in report.trials:
+        if row.state == "fail" and row.reason:
+            kind, _, said = row.reason.partition(": ")
+            kinds.setdefault(kind, []).append(said)
+    lines = []
+    for kind, said in kinds.items():
+        others = len(set(said)) - 1
+        more = f" (and {counted(others, 'other reason')})" if others else ""
+        lines.append(f"{kind}, {counted(len(said), 'trial')}" + (f": {said[0]}{more}" if said[0] else ""))
+    return lines
 
 
 def best_first(report: Report, width: int) -> tuple[Table, list[str]]:

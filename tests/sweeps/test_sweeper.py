@@ -26,6 +26,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from data.faults import DataError, Fault
+
 OmegaConf.register_new_resolver("double", lambda x: 2 * x, replace=True)
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -36,6 +38,9 @@ def app(config: DictConfig):
         time.sleep(0.05)
     if config.x == 99:
         raise ValueError("as asked")
+    if config.x == 98:
+        faults = [("/set", "does not exist", "make it"), ("/set/00", "is empty", "fill it")]
+        raise DataError(Fault(Path(path), *words) for path, *words in faults)
     value = -((config.x - 3) ** 2) - (config.shape.name == "square") + config.twice * 0 + config.seed / 100
     print("this goes to the log")
     return (value, float(config.x)) if config.pair else value
@@ -202,12 +207,16 @@ def test_seeds_and_objectives(app: App) -> None:
 
 
 def test_failures_never_end_a_sweep_and_all_failed_still_reports(app: App) -> None:
-    code, out = app.run("-m", "x=1,99,3", "hydra.sweeper.retries=1")
+    code, out = app.run("-m", "x=1,99,98,3", "hydra.sweeper.retries=1")
     assert code == 0, out
     assert app.calls().count("99 round 0") == 2
+    assert app.calls().count("98 round 0") == 1  # the next attempt would read the same data
+    assert "  raised, 1 trial: ValueError: as asked\n" in out
+    assert "  data, 1 trial: /set: does not exist; make it; /set/00: is empty; fill it\n" in out
     assert {row["params"]["x"]: row["state"] for row in app.results()["trials"]} == {
         1: "complete",
         99: "fail",
+        98: "fail",
         3: "complete",
     }
     code, out = app.run("-m", "x=99,99", "hydra.sweeper.study_name=bad")
