@@ -185,10 +185,10 @@ def why_failed(report: Report) -> list[str]:
             kind, _, said = row.reason.partition(": ")
             kinds.setdefault(kind, []).append(said)
     lines = []
-    for kind, said in kinds.items():
-        others = len(set(said)) - 1
+    for kind, texts in kinds.items():
+        others = len(set(texts)) - 1
         more = f" (and {counted(others, 'other reason')})" if others else ""
-        lines.append(f"{kind}, {counted(len(said), 'trial')}" + (f": {said[0]}{more}" if said[0] else ""))
+        lines.append(f"{kind}, {counted(len(texts), 'trial')}" + (f": {texts[0]}{more}" if texts[0] else ""))
     return lines
 
 
