@@ -102,7 +102,7 @@ def check_overrides(arguments: Sequence[str]) -> None:
     line adds config folders of its own.
     """
     own_folders = any(word.startswith(("--config", "-c", "hydra.searchpath")) for word in arguments)
-    faults = _stray_faults(arguments)
+    faults = _stray_faults(arguments) + _flag_faults(arguments)
     for argument in arguments:
         if argument.startswith("-") or "=" not in argument:
             continue
@@ -125,6 +125,13 @@ def _stray_faults(arguments: Sequence[str]) -> list[Fault]:
     pairs = zip(arguments, ["", *arguments], strict=False)
     strays = [word for word, before in pairs if "=" not in word and not before.startswith("-")]
     return [Fault(word, "", _stray(word)) for word in strays if word and not word.startswith(("-", "~"))]
+
+
+def _flag_faults(arguments: Sequence[str]) -> list[Fault]:
+    """Hydra's own refusal of two commands in one is a traceback."""
+    both = {"-m", "--multirun"} & {*arguments} and {"--cfg", "-c"} & {*arguments}
+    allowed = "shows nothing with --cfg: leave it out, and give each setting one value"
+    return [Fault("-m", "", allowed)] if both else []
 
 
 def _stray(word: str) -> str:

@@ -141,6 +141,10 @@ class UnreachableError(RuntimeError):
     """
 
 
+class RefusedError(RuntimeError):
+    """Jobs cannot be run there as asked, and waiting changes nothing: no cluster, or one that refuses them."""
+
+
 class Executor(ABC):
     """Runs jobs somewhere. Called from one thread of one controller; its jobs survive that controller."""
 

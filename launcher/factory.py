@@ -36,7 +36,7 @@ class Launch:
     """The record of the executor's own settings."""
 
     def executor(self) -> Executor:
-        """Make it. Raises: ImportError with what to install, and what the executor says when it cannot be."""
+        """Make it. Raises: RefusedError with what to install or to start, and what the executor says."""
         maker: Callable[[Any], Executor] = _load(EXECUTORS[self.name][1])
         return maker(self.own)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from launcher import folder as files
 from launcher import processes, remote
-from launcher.base import AlreadyRunningError, Handle, JobSpec, Kind, State, Status
+from launcher.base import AlreadyRunningError, Handle, JobSpec, Kind, RefusedError, State, Status
 from launcher.cluster import CANCELLED, ClusterExecutor, ClusterJob, as_ended, prepare
 from launcher.cluster_settings import RaySettings
 
@@ -44,9 +44,9 @@ class RayExecutor(ClusterExecutor[_Job]):
     record = "ray.json"
 
     def __init__(self, settings: RaySettings):
-        """Connects to the cluster. Raises: ImportError without Ray, RuntimeError where there is no cluster."""
+        """Connects to the cluster. Raises: RefusedError without Ray or a cluster."""
         if importlib.util.find_spec("ray") is None:
-            raise ImportError("launcher=ray needs Ray: pip install 'jdx[ray]'")
+            raise RefusedError("launcher=ray needs Ray: pip install 'jdx[ray]'")
         super().__init__(settings.max_jobs)
         self.settings = settings
         self._ray = _connect(settings)
@@ -191,7 +191,7 @@ def _connect(settings: RaySettings) -> Any:
                 logging_level="warning",
             )
         except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-            raise RuntimeError(
+            raise RefusedError(
                 f"launcher=ray finds no Ray cluster at address {settings.address!r} ({error}). Start one "
                 "(`ray start --head` here, `ray start --address=HOST:6379` on the others), or give launcher.address"
             ) from error

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher import remote, slurm_queue
-from launcher.base import TAKEN, AlreadyRunningError, Handle, JobSpec, Kind, State, Status
+from launcher.base import TAKEN, AlreadyRunningError, Handle, JobSpec, Kind, RefusedError, State, Status
 from launcher.cluster import CANCELLED, ClusterExecutor, ClusterJob, as_ended, prepare
 from launcher.cluster_settings import SlurmSettings
 from launcher.slurm_outage import Outage
@@ -52,7 +52,7 @@ class SlurmExecutor(ClusterExecutor[_Job]):
     record = "slurm.json"
 
     def __init__(self, settings: SlurmSettings):
-        """Raises: ImportError without submitit, RuntimeError without Slurm's commands."""
+        """Raises: RefusedError without submitit or Slurm's commands."""
         super().__init__(settings.max_jobs)
         self.settings = settings
         self.queue = Queue(self.settings.poll_seconds)
@@ -66,7 +66,7 @@ class SlurmExecutor(ClusterExecutor[_Job]):
     # -- submitting -------------------------------------------------------------------------------------------------
 
     def submit(self, spec: JobSpec) -> Handle:
-        """One sbatch. Raises as the contract says, and RuntimeError with Slurm's words when it refuses."""
+        """One sbatch. Raises as the contract says, and RefusedError with Slurm's words when it refuses."""
         return self.submit_many([spec])[0]
 
     def submit_many(self, specs: Sequence[JobSpec]) -> list[Handle]:
@@ -232,12 +232,12 @@ class SlurmExecutor(ClusterExecutor[_Job]):
 
 def _check_installed() -> None:
     if importlib.util.find_spec("submitit") is None:
-        raise ImportError("launcher=slurm needs submitit: pip install 'jdx[slurm]'")
+        raise RefusedError("launcher=slurm needs submitit: pip install 'jdx[slurm]'")
     absent = [
         name for name in ("sbatch", "srun", "squeue", "scontrol", "scancel") if shutil.which(name) is None
     ]
     if absent:
-        raise RuntimeError(
+        raise RefusedError(
             f"launcher=slurm needs Slurm's commands on PATH; there is no {', '.join(absent)} here. "
             "Start the sweep on a login node of the cluster, or use launcher=gpu_pool"
         )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from launcher.base import JobSpec
+from launcher.base import JobSpec, RefusedError
 from launcher.cluster_settings import SlurmSettings
 from launcher.slurm_queue import SlurmUnreachableError, unreachable
 
@@ -15,7 +15,7 @@ from launcher.slurm_queue import SlurmUnreachableError, unreachable
 def sbatch(settings: SlurmSettings, specs: Sequence[JobSpec], token: str) -> str:
     """Submit jobs that ask for the same, several of them as an array; returns the number of the job or array.
 
-    Raises: SlurmUnreachableError, after which it may have been submitted all the same; RuntimeError with Slurm's words
+    Raises: SlurmUnreachableError, after which it may have been submitted all the same; RefusedError with Slurm's words
     when it refuses.
     """
     import submitit
@@ -35,7 +35,7 @@ def sbatch(settings: SlurmSettings, specs: Sequence[JobSpec], token: str) -> str
         return str(jobs[0].job_id).partition("_")[0]
     except (FailedJobError, FailedSubmissionError) as error:
         words = f"sbatch: {str(error).strip()}"
-        raise (SlurmUnreachableError if unreachable(words) else RuntimeError)(words) from error
+        raise (SlurmUnreachableError if unreachable(words) else RefusedError)(words) from error
 
 
 def parameters(asked: SlurmSettings, spec: JobSpec, token: str) -> dict[str, Any]:

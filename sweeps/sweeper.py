@@ -28,7 +28,7 @@ from rich.console import Console
 from jdx.disk import told
 from jdx.errors import BackendError, ConfigError, Fault
 from jdx.words import counted, typed
-from launcher.base import JobSpec
+from launcher.base import JobSpec, RefusedError
 from launcher.factory import Launch
 from launcher.factory import build as build_launch
 from launcher.folder import read_json, write_atomic
@@ -301,6 +301,11 @@ def _sweep(setting: Setting) -> Report:
         )
         patience.give_up = lambda: controller.interrupts > 1
         return _run(controller, setting, ledger)
+    except RefusedError as error:
+        remedy = (
+            "with other settings of it (launcher.*) or another one (launcher=NAME) the same command goes on"
+        )
+        raise BackendError(f"the launcher cannot run the trials: {error}\n{remedy}") from error
     finally:
         view.close()
 

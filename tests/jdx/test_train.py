@@ -34,6 +34,7 @@ def test_config_can_be_shown(tmp_path: Path) -> None:
         (("data=challenge", "data.root=/nowhere"), "/nowhere: does not exist"),
         (("hydra.run.dir=file/x",), "Not a directory: 'file/x'\nRuns write below the current folder"),
         (("data.root=file/x",), "data.root = "),
+        (("-m", "lora.rank=1,2", "--cfg", "job"), "-m\n      shows nothing with --cfg"),
         (("-cp", "nowhere", "-cn", "config"), "nowhere' exists"),
         (("store.root=file/x",), "store.root = file/x"),
         (("data=challenge", "data.root=", "train.steps=1e3"), "must be a whole number"),
@@ -45,6 +46,17 @@ def test_faults_are_told_without_a_traceback(tmp_path: Path, words: tuple[str, .
     code, text = typed(tmp_path, *words)
     assert code == 2
     assert told in text
+    assert "Traceback" not in text
+
+
+def test_a_launcher_without_its_cluster_is_told_without_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    code, text = typed(tmp_path, "-m", "lora.rank=1,2", "launcher=slurm")
+    assert code == 2
+    assert "there is no sbatch, srun" in text
+    assert "the same command goes on" in text
     assert "Traceback" not in text
 
 

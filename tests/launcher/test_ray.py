@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from launcher.base import AlreadyRunningError, Handle, JobSpec, Kind, State, Status
+from launcher.base import AlreadyRunningError, Handle, JobSpec, Kind, RefusedError, State, Status
 from launcher.cluster_settings import RaySettings
 from launcher.factory import make_executor
 from launcher.folder import ask_to_stop, read_events, read_result
@@ -128,6 +128,6 @@ def test_where_there_is_no_cluster_it_says_how_to_start_one(monkeypatch: pytest.
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", init)
-    with pytest.raises(RuntimeError, match="ray start --head") as caught:
+    with pytest.raises(RefusedError, match="ray start --head") as caught:
         make_executor({"name": "ray", "address": "nowhere:6379"})
     assert "nowhere:6379" in str(caught.value)

@@ -11,7 +11,16 @@ from typing import Any
 
 import pytest
 
-from launcher.base import AlreadyRunningError, Handle, JobSpec, Kind, State, Status, UnreachableError
+from launcher.base import (
+    AlreadyRunningError,
+    Handle,
+    JobSpec,
+    Kind,
+    RefusedError,
+    State,
+    Status,
+    UnreachableError,
+)
 from launcher.cluster_settings import SlurmSettings
 from launcher.folder import ask_to_stop, read_events, read_result
 from launcher.slurm import SlurmExecutor
@@ -250,12 +259,12 @@ def test_half_a_card_and_an_unknown_partition_are_refused_in_words(tmp_path: Pat
     executor = SlurmExecutor(replace(QUICK, partition="nowhere"))
     with pytest.raises(ValueError, match="whole cards"):
         executor.submit(job(tmp_path / "half", "add", gpus=0.5, a=1, b=2))
-    with pytest.raises(RuntimeError, match="partition"):
+    with pytest.raises(RefusedError, match="partition"):
         executor.submit(job(tmp_path / "lost", "add", a=1, b=2))
     assert not executor.adopt({"id": "x", "folder": str(tmp_path / "lost"), "attempt": 0})
 
 
 def test_where_there_is_no_slurm_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(RuntimeError, match="login node"):
+    with pytest.raises(RefusedError, match="login node"):
         SlurmExecutor(QUICK)
