@@ -31,8 +31,13 @@ __all__ = [
 
 # On tensors this small a second thread wins nothing, and on a busy machine OpenMP's threads spin waiting for
 # each other: the same test took 1.6 s with one thread and 38 s with two. What tests start is told the same.
-# PyTorch reads it when it is imported, and that is not here: the process that hands out tests needs none.
 os.environ["OMP_NUM_THREADS"] = "1"
+import torch  # it reads the number above when it is imported
+
+# Triton decides when it is first imported, by diffusers say, whether kernels are compiled or interpreted. Decided here
+# and not for the whole package: most processes that tests start (jobs of tests/launcher/jobs.py) need no PyTorch.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 # No deadlines, which a busy machine misses, and the same examples in every run.
 hypothesis.settings.load_profile("ci")
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
+from jdx import ROOT
 from tests import order
 
 
@@ -60,3 +63,9 @@ def test_there_are_more_processes_than_cores_where_memory_allows(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=gib * 2**30))
     assert order.workers() == count
+
+
+def test_processes_that_tests_start_by_the_hundred_do_not_load_pytorch() -> None:
+    """Two seconds each, for jobs that only write a file."""
+    code = "import sys, tests.launcher.jobs, tests.sweeps.tasks; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
