@@ -141,8 +141,13 @@ def is_damaged(error: BaseException) -> bool:
 
 
 def _of_database(error: BaseException) -> BaseException | None:
-    """The driver's error as SQLAlchemy tells it; Optuna wraps some of them."""
-    return error.__cause__ if isinstance(error, StorageInternalError) else error
+    """The driver's error as SQLAlchemy tells it; Optuna wraps some of them.
+
+    Optuna answers some errors with another query in the same transaction: one that has lost its connection then only
+    says that it has to be rolled back (which is done by now), after what broke it.
+    """
+    told = error.__cause__ if isinstance(error, StorageInternalError) else error
+    return told.__context__ if isinstance(told, sqlalchemy.exc.PendingRollbackError) else told
 
 
 def _orig(error: BaseException | None) -> Any:

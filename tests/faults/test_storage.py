@@ -52,6 +52,7 @@ def meanwhile(root: Path, what: Callable[[], None]) -> Iterator[None]:
 
 
 AWAIT = {"awaits": "done"}
+SPACE: dict[str, optuna.distributions.BaseDistribution] = {"x": optuna.distributions.IntDistribution(0, 9)}
 
 
 def test_a_study_locked_for_ten_seconds_loses_nothing(
@@ -298,9 +299,46 @@ def test_a_server_that_restarts_is_waited_for(
         threads.append(later(5.0, postgres_server.start))
 
     threads = list[threading.Thread]()
-    with meanwhile(tmp_path, restart):
-        controller, done = bench.run()
-    threads[0].join()
+    try:
+        with meanwhile(tmp_path, restart):
+            controller, done = bench.run()
+    finally:
+        threads[0].join()
     assert done
     assert set(states(controller).values()) == {"COMPLETE"}
     assert sorted(bench.starts().values()) == [1] * 6
+
+
+@pytest.mark.parametrize(
+    "when", ["FROM studies", "FROM trials", "FROM trial_params", "UPDATE trials", "COMMIT"]
+)
+def test_a_connection_may_die_in_the_middle_of_an_answer(
+    tmp_path: Path, postgres_url: str, when: str
+) -> None:
+    """Before any statement of a transaction, also where Optuna would try another query with the same connection."""
+    study = optuna.create_study(storage=open_storage(postgres_url, tmp_path), study_name="study")
+    study.add_trial(optuna.create_trial(params={"x": 1}, distributions=SPACE, value=0.5))
+    asked = study.ask(SPACE)
+    store: Any = open_storage(postgres_url, tmp_path, Patience(60.0))
+    server = sqlalchemy.create_engine(store.inner._backend.url)
+    cut = list[int]()
+
+    def cut_off(connection: Any) -> None:
+        if not cut:
+            cut.append(connection.connection.dbapi_connection.info.backend_pid)
+            with server.connect() as other:
+                other.execute(sqlalchemy.text(f"SELECT pg_terminate_backend({cut[0]}, 5000)"))
+
+    def before(connection: Any, cursor: object, statement: str, *_: object) -> None:
+        if when in statement:
+            cut_off(connection)
+
+    sqlalchemy.event.listen(store.inner._backend.engine, "before_cursor_execute", before)
+    if when == "COMMIT":
+        sqlalchemy.event.listen(store.inner._backend.engine, "commit", cut_off)
+    again = optuna.load_study(study_name="study", storage=store)
+    assert again.trials[0].params == {"x": 1}
+    again.tell(asked.number, 2.0)
+    assert cut
+    assert [trial.value for trial in again.trials] == [0.5, 2.0]
+    server.dispose()
