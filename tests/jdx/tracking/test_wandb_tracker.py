@@ -18,7 +18,10 @@ from typing import Any
 
 import psutil
 import pytest
+from pydantic import TypeAdapter
 
+from jdx.schema import Tracker
+from jdx.tracking import RunInfo
 from tests.jdx.run_folders import metrics
 from tests.jdx.tracking.fake_server import half_dead_server
 from tests.jdx.tracking.mirror_run import STEPS
@@ -206,6 +209,22 @@ def test_a_server_lost_in_mid_run_leaves_a_record_to_send_later(mirrored: Mappin
 
 def test_an_unwritable_folder_is_left_as_it_is(mirrored: Mapping[str, Mirrored]) -> None:
     assert (mirrored["unwritable"].run / "wandb").read_text() == "a file where the folder should be"
+
+
+def test_a_run_offline_waits_for_no_server_and_so_is_not_given_up_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W&B's own service on a busy machine takes longer than a server may that does not answer."""
+    from jdx.tracking import wandb_tracker
+
+    asked = []
+    monkeypatch.setattr("wandb.init", lambda **words: asked.append(words["settings"]))
+    tracker = wandb_tracker.WandbTracker(
+        TypeAdapter(Tracker).validate_json('{"name": "wandb", "init_timeout": 4.0}')
+    )
+    tracker._init(RunInfo("first", tmp_path), "online")
+    tracker._init(RunInfo("first", tmp_path), "offline")
+    assert [settings.init_timeout for settings in asked] == [4.0, wandb_tracker.SERVICE]
 
 
 def test_the_style_table_has_the_columns_of_all_styles() -> None:
