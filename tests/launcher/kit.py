@@ -53,7 +53,7 @@ class ExecutorKit:
     """`module:function`, called as `function(root, slots)`."""
     gpus: ClassVar[float] = 0.0
     """What each job asks for."""
-    patience: ClassVar[float] = 180.0
+    patience: ClassVar[float] = 400.0
     """Seconds within which anything that must happen has happened."""
     many: ClassVar[int] = 100
     """Jobs of the test that counts them."""
