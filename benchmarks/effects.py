@@ -174,12 +174,26 @@ def write(path: Path, text: str) -> None:
 def main() -> None:
     """Measure, print, and put the tables into a document if one is named."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.effects",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS))
-    parser.add_argument("--out", type=Path, default=Path("outputs/effects"))
-    parser.add_argument("--write", type=Path, help="a Markdown file with the marks")
+    rows = "; ".join(ROWS).replace("%", "%%")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=list(ROWS),
+        default=list(ROWS),
+        metavar="ROW",
+        help=f"of these rows: {rows}",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("outputs/effects"), help="runs, store and numbers (%(default)s)"
+    )
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", help="put the tables between the marks of a Markdown file"
+    )
     parser.add_argument("--table", action="store_true", help="tabulate what --out holds, run nothing")
     parser.add_argument("overrides", nargs="*", help="further settings for every trial")
     options = parser.parse_args()

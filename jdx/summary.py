@@ -35,24 +35,21 @@ def show(result: TrialResult, config: TrialConfig) -> None:
     if result.report is not None:
         console.print(f"report      {_near(result.report)}", soft_wrap=True)
     if before := _made_before(result.stages):
-        console.print(f"made before {before}", soft_wrap=True)
+        console.print(f"from store  {before}", soft_wrap=True)
     if config.model.name == "mini":
-        what, root = (
-            ("on this set", config.data.root) if config.data.name != "sample" else ("on a real set", "DIR")
-        )
-        words = [
-            "model=sd21",
-            "model.path=FOLDER",
-            "data=challenge",
-            f"data.root={root}",
-            "evaluation=challenge",
-        ]
-        console.print(
-            f"\nNext, the real model {what} (a GPU, and a Stable Diffusion 2.1 folder or hub id):\n"
-            f"  python -m jdx.train {typed(words)}",
-            markup=False,
-            soft_wrap=True,
-        )
+        console.print(_next(config), markup=False, soft_wrap=True)
+
+
+def _next(config: TrialConfig) -> str:
+    """The command that does the same with the real model, on one's own set where there is one."""
+    what, root = (
+        ("on a real set", "DIR") if config.data.name == "sample" else ("on this set", config.data.root)
+    )
+    words = ["model=sd21", "model.path=FOLDER", "data=challenge", f"data.root={root}", "evaluation=challenge"]
+    return (
+        f"\nNext, the real model {what} (a GPU, and a Stable Diffusion 2.1 folder or hub id):\n"
+        f"  python -m jdx.train {typed(words)}"
+    )
 
 
 def _table(metrics: Mapping[str, Any], config: TrialConfig) -> Table:

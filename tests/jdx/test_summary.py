@@ -36,9 +36,9 @@ def test_what_leaves_a_run_without_a_final_score_is_said(capsys: pytest.CaptureF
 
 def test_what_the_store_had_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     stages = {"train": {"made": 0, "reused": 4}, "score": {"made": 3, "reused": 1}}
-    assert "made before train 4 of 4, score 1 of 4" in said(capsys, stages=stages, final_score=0.5)
+    assert "from store  train 4 of 4, score 1 of 4" in said(capsys, stages=stages, final_score=0.5)
     new = {"train": {"made": 4, "reused": 0}}
-    assert not any(line.startswith("made before") for line in said(capsys, stages=new, final_score=0.5))
+    assert not any(line.startswith("from store") for line in said(capsys, stages=new, final_score=0.5))
 
 
 def test_the_next_command_keeps_ones_own_set(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
