@@ -129,7 +129,8 @@ def _stray_faults(arguments: Sequence[str]) -> list[Fault]:
 
 def _flag_faults(arguments: Sequence[str]) -> list[Fault]:
     """Hydra's own refusal of two commands in one is a traceback."""
-    both = {"-m", "--multirun"} & {*arguments} and {"--cfg", "-c"} & {*arguments}
+    flags = {word.partition("=")[0] for word in arguments}
+    both = {"-m", "--multirun"} & flags and {"--cfg", "-c"} & flags
     allowed = "shows nothing with --cfg: leave it out, and give each setting one value"
     return [Fault("-m", "", allowed)] if both else []
 

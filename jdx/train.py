@@ -36,8 +36,8 @@ OmegaConf.register_new_resolver(
 )  # ${jdx_share:0.5,${train.steps}}: recipes whose phases keep their proportion when they are made shorter
 
 FOLDERS = """
-Runs write below the current folder: start where you may write, or give hydra.run.dir=FOLDER (of a sweep
-hydra.sweep.dir=FOLDER) and store.root=FOLDER, and data.root=FOLDER for the sample set."""
+Runs write below the current folder: start where there is room and you may write, or give hydra.run.dir=FOLDER (of a
+sweep hydra.sweep.dir=FOLDER) and store.root=FOLDER, and data.root=FOLDER for the sample set."""
 USER_ERRORS = (ConfigError, DataError, BackendError)
 """Errors that speak for themselves: shown without a traceback."""
 
