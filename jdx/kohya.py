@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors.numpy
+import safetensors.torch
+import torch
 from safetensors import SafetensorError, safe_open
 
 from jdx.backends.adapter_files import FILE, NETWORKS, LoraPair, config_of, pairs_of, section, unreadable
@@ -24,7 +24,7 @@ from jdx.files import write_bytes
 from jdx.words import counted
 
 PREFIX: Mapping[Network, str] = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
-Tensors = dict[str, np.ndarray[Any, Any]]
+Tensors = dict[str, torch.Tensor]  # NumPy has no bfloat16, which others save in
 
 
 def adapters(run: Path) -> dict[str, Path]:
@@ -48,9 +48,9 @@ def converted(file: Path) -> tuple[Tensors, dict[str, str]]:
     Raises: ConfigError for a file that is damaged, or has DoRA's lengths, which other programs read in different ways.
     """
     try:
-        with safe_open(str(file), framework="np") as opened:
+        with safe_open(str(file), framework="pt") as opened:
             header = opened.metadata() or {}
-        state = safetensors.numpy.load_file(str(file))
+        state = safetensors.torch.load_file(str(file))
     except (OSError, SafetensorError) as error:
         raise unreadable(file, error) from error
     config = config_of(file, header)
@@ -64,7 +64,7 @@ def converted(file: Path) -> tuple[Tensors, dict[str, str]]:
             name = PREFIX[network] + path.replace(".", "_")
             tensors[f"{name}.lora_down.weight"] = pair.down
             tensors[f"{name}.lora_up.weight"] = pair.up
-            tensors[f"{name}.alpha"] = np.asarray(pair.alpha, dtype=pair.down.dtype)
+            tensors[f"{name}.alpha"] = torch.tensor(pair.alpha, dtype=pair.down.dtype)
     return tensors, _header(
         [p for pairs in networks.values() for p in pairs.values()], section(config, "jdx")
     )
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if taken:
             remedy = "--force replaces files, --out names another folder"
             raise ConfigError([Fault(str(path), "", f"is there: {remedy}") for path in taken], what="command")
-        contents = {name: safetensors.numpy.save(*converted(file)) for name, file in found.items()}
+        contents = {name: safetensors.torch.save(*converted(file)) for name, file in found.items()}
         for name, content in contents.items():
             write_bytes(places[name], content)
     except (ConfigError, OSError) as error:

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+import safetensors.torch
+import torch
 from safetensors import safe_open
 
 from jdx.backends.adapter_files import FILE, LoraPair, file_of
@@ -64,6 +66,17 @@ def test_one_adapter_goes_where_it_is_asked_for_and_nothing_is_replaced_unasked(
     assert (out / "07.safetensors").read_text() == "mine"
     assert main([str(folder), "--out", str(out), "--force"]) == 0
     assert (out / "07.safetensors").stat().st_size > 100
+
+
+def test_bfloat16_stays_what_it_is(tmp_path: Path) -> None:
+    folder = put_adapter(tmp_path / "00")
+    with safe_open(folder / FILE, "pt") as opened:
+        header = opened.metadata()
+    halves = {name: tensor.bfloat16() for name, tensor in safetensors.torch.load_file(folder / FILE).items()}
+    safetensors.torch.save_file(halves, folder / FILE, header)
+    assert main([str(folder)]) == 0
+    written = safetensors.torch.load_file(folder / "kohya" / "00.safetensors")
+    assert {tensor.dtype for tensor in written.values()} == {torch.bfloat16}
 
 
 def test_what_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
