@@ -29,7 +29,7 @@ from jdx.stages.coarse import train_coarse
 from jdx.stages.encode import crop_of, encode
 from jdx.stages.generate import Adapted, Seeds, fixed_seeds, seeds_of, start_faults
 from jdx.stages.joint import JOINT, joined, joint_faults
-from jdx.stages.judges import resting, say_device
+from jdx.stages.judges import resting, say_device, say_unscorable
 from jdx.stages.prior import class_pictures
 from jdx.stages.score import Scores, check_judges
 from jdx.stages.select import RECORD, draw_pictures, summary
@@ -129,6 +129,7 @@ def open_bench(config: TrialConfig, challenge: ChallengeSet, progress: Progress)
     if faults:
         raise ConfigError(faults)
     say_device(config)
+    say_unscorable(config, challenge)
     for note in challenge.notes:
         log.warning("%s", note)
     return _identified(bench), seeds_of(bench)

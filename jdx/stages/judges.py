@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from data.challenge import ChallengeSet
 from jdx.device_list import device_of, index_of
 from jdx.schema import Evaluation, TrialConfig, plain
+from jdx.words import counted
 
 if (
     TYPE_CHECKING
@@ -92,6 +94,19 @@ def say_device(config: TrialConfig) -> None:
             "the judges score on the CPU: they need PyTorch, and this one has no %s (backend=%s does)",
             device,
             config.backend.name,
+        )
+
+
+def say_unscorable(config: TrialConfig, challenge: ChallengeSet) -> None:
+    """Say it, before a trial spends its hours, where its set is too small for a final score."""
+    pictures = sum(len(style.prompts) for style in challenge.styles)
+    references = sum(len(style.references) for style in challenge.styles)
+    if config.evaluation.judges != NONE and min(pictures, references) < 2:
+        log.warning(
+            "there will be no final score: FID needs two pictures on each side, and the styles of this trial have "
+            "%s and %s in all",
+            counted(pictures, "prompt"),
+            counted(references, "reference picture"),
         )
 
 

@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import evaluation
+from data.challenge import ChallengeSet, Reference, Style
+from data.prompts import Prompt
 from jdx import validation
 from jdx.schema import TrialConfig
 from jdx.stages import coarse, judges, score
@@ -170,3 +172,22 @@ def test_judges_score_on_the_cpu_where_only_jittor_has_a_card(
     said = [f"this one has no {asked} (backend=jittor does)"] if device != asked else []
     assert len(caplog.messages) == len(said)
     assert all(words in message for words, message in zip(said, caplog.messages, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("prompts", "references", "said"),
+    [
+        (1, 4, "1 prompt and 4 reference pictures in all"),
+        (5, 1, "5 prompts and 1 reference picture in all"),
+        (2, 2, ""),
+    ],
+)
+def test_a_set_too_small_for_a_final_score_is_told_before(
+    prompts: int, references: int, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    some = (Reference(Path("cat.png"), "cat"),) * references, (Prompt("0", "cat"),) * prompts
+    challenge = ChallengeSet(Path(), (Style("00", *some),))
+    judges.say_unscorable(config_of("evaluation.judges=none"), challenge)
+    assert not caplog.messages
+    judges.say_unscorable(config_of(), challenge)
+    assert [message.endswith(said) for message in caplog.messages] == [True] * bool(said)
