@@ -1,4 +1,4 @@
-"""What a trial prints at its end: scores per style, where things are, what to try next."""
+"""What a trial says at its beginning, and prints at its end: scores per style, where things are, what to try next."""
 
 from __future__ import annotations
 
@@ -10,12 +10,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from data.challenge import ChallengeSet
 from jdx.schema import TrialConfig
 from jdx.trial import TrialResult
-from jdx.words import typed
+from jdx.words import counted, typed
 
 METRICS = ("dino", "hist", "lpips", "clip_iqa", "clip_r")
 HEADS = {"dino": "DINO ↑", "hist": "Hist ↑", "lpips": "LPIPS ↓", "clip_iqa": "IQA ↑", "clip_r": "CLIP-R ↑"}
+
+
+def opening(config: TrialConfig, challenge: ChallengeSet, run_dir: Path) -> str:
+    """One line for the log, before PyTorch and then the model are loaded, which takes a while."""
+    styles = counted(len(challenge.styles), "style")
+    return f"{_title(config)}: {styles}, run folder {_near(run_dir)}; PyTorch is being loaded"
 
 
 def show(result: TrialResult, config: TrialConfig) -> None:
@@ -53,7 +60,7 @@ def _next(config: TrialConfig) -> str:
 
 
 def _table(metrics: Mapping[str, Any], config: TrialConfig) -> Table:
-    table = Table(title=escape(f"{config.method.name} on {config.data.name}, {config.model.name}"))
+    table = Table(title=escape(_title(config)))
     table.add_column("style")
     for metric in METRICS:
         table.add_column(HEADS[metric], justify="right")
@@ -63,6 +70,10 @@ def _table(metrics: Mapping[str, Any], config: TrialConfig) -> Table:
     table.add_section()
     table.add_row("all", *(_number(metrics.get(metric)) for metric in METRICS), _number(metrics.get("fid")))
     return table
+
+
+def _title(config: TrialConfig) -> str:
+    return f"{config.method.name} on {config.data.name}, {config.model.name}"
 
 
 def _made_before(stages: Mapping[str, Mapping[str, int]]) -> str:

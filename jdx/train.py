@@ -63,10 +63,11 @@ def _trial(config: DictConfig) -> float:
     # Imported late, like torch below: a wrong setting or path is told in a second, not after they have loaded.
     from jdx import summary, trial
 
-    challenge = trial.read_set(checked)
+    challenge, run_dir = trial.read_set(checked), Path(runtime.output_dir)
+    log.info("%s", summary.opening(checked, challenge, run_dir))
     _use_threads(checked.backend.threads)
     _hush_libraries()
-    result = trial.run(checked, Path(runtime.output_dir), challenge)
+    result = trial.run(checked, run_dir, challenge)
     summary.show(result, checked)
     if result.failed:
         stopped = counted(len(result.failed), "style")

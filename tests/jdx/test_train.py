@@ -72,3 +72,13 @@ def test_wrong_path_is_told_before_torch_is_imported(tmp_path: Path) -> None:
         env=os.environ | {"HYDRA_FULL_ERROR": "0"},
     )  # fmt: skip
     assert done.stdout.split() == ["False", "False", "2"]
+
+
+def test_a_trial_says_what_it_is_before_it_loads_anything(tmp_path: Path) -> None:
+    """Loading takes many seconds, after which this one finds no model."""
+    code, text = typed(
+        tmp_path, "method=base", "data.styles=[00,01]", "model.path=/nowhere", "hydra.run.dir=mine"
+    )
+    assert code == 2
+    said = text.index("base on sample, mini: 2 styles, run folder mine; PyTorch is being loaded")
+    assert said < text.index("model.path = /nowhere")
