@@ -128,9 +128,13 @@ def is_held(folder: Path) -> bool:
     return False
 
 
-def read_lease(folder: Path) -> dict[str, Any]:
-    """Who holds or last held the lease: attempt, host, gpus, pid, born, tag and, once its job has begun, started."""
-    return read_json(folder / LEASE) or {}
+def read_lease(folder: Path, attempt: int | None = None) -> dict[str, Any]:
+    """Who holds or last held the lease: attempt, host, gpus, pid, born, tag and, once its job has begun, started.
+
+    attempt: only if it is that one's, else nothing.
+    """
+    lease = read_json(folder / LEASE) or {}
+    return lease if attempt is None or lease.get("attempt") == attempt else {}
 
 
 def heartbeat_age(folder: Path) -> float | None:
@@ -234,8 +238,8 @@ def status_of(folder: Path, attempt: int) -> Status | None:
 
     The lease is looked at first: whoever lets go of it has written the result before.
     """
-    held, lease = is_held(folder), read_lease(folder)
-    if held and lease.get("attempt") == attempt:
+    held, lease = is_held(folder), read_lease(folder, attempt)
+    if held and lease:
         return Status(State.RUNNING, started=lease.get("started"), gpus=tuple(lease.get("gpus", ())))
     return end_of(folder, attempt)
 
@@ -245,8 +249,7 @@ def end_of(folder: Path, attempt: int) -> Status | None:
 
     For who knows that its worker has let go: `status_of` would take anybody who holds the lease for a moment for it.
     """
-    lease, result = read_lease(folder), read_result(folder, attempt)
-    started = lease.get("started") if lease.get("attempt") == attempt else None
+    result = read_result(folder, attempt)
     if result is None:
         return None
     error = result.get("error") or {}
@@ -255,7 +258,7 @@ def end_of(folder: Path, attempt: int) -> Status | None:
         State.EXITED,
         1 if error else 0,
         error.get("message", ""),
-        started,
+        read_lease(folder, attempt).get("started"),
         tuple(result.get("gpus", ())),
         kind,
     )

@@ -141,7 +141,7 @@ class GpuPool(Executor):
         """See `Executor`. A job that only waited in a dead controller's queue is not alive."""
         folder, attempt = Path(handle["folder"]), int(handle["attempt"])
         if handle["id"] not in self._jobs:
-            ours = is_held(folder) and read_lease(folder).get("attempt") == attempt
+            ours = is_held(folder) and bool(read_lease(folder, attempt))
             if not ours and read_result(folder, attempt) is None:
                 return False
             self._known(handle)
@@ -234,8 +234,8 @@ class GpuPool(Executor):
         if name is None or self._jobs[name].final is not None:
             return
         job = self._jobs[name]
-        if end_of(job.folder, job.attempt) is not None:
-            self._settle(name)
+        if (told := end_of(job.folder, job.attempt)) is not None:
+            self._end(name, told)
             return
         kind, reason = worker.told_by_exit(code)
         if job.cancelled and kind in TAKEN:  # before it could hear SIGTERM
@@ -271,8 +271,7 @@ class GpuPool(Executor):
             return
         if job.worker is not None:
             job.worker.note_group()
-        lease = read_lease(job.folder)
-        started = lease.get("started") if lease.get("attempt") == job.attempt else None
+        started = read_lease(job.folder, job.attempt).get("started")
         job.pulse.feel(job.folder)
         limit = job.spec.timeout if job.spec else None
         if job.pulse.still > self.settings.kill_after:
@@ -281,20 +280,18 @@ class GpuPool(Executor):
             self._kill(name, Kind.TIMEOUT, f"ran longer than {limit:g} s and did not end itself: killed")
 
     def _lives(self, job: _Job) -> bool:
-        return is_held(job.folder) and read_lease(job.folder).get("attempt") == job.attempt
+        return is_held(job.folder) and bool(read_lease(job.folder, job.attempt))
 
     def _lose(self, name: str, job: _Job) -> None:
         """An adopted job is over; how, only its folder can tell."""
-        lease = read_lease(job.folder)
-        if lease.get("attempt") == job.attempt and lease.get("tag"):
+        lease = read_lease(job.folder, job.attempt)
+        if lease.get("tag"):
             processes.kill_tree(0, None, lease["tag"])
         status = end_of(job.folder, job.attempt)
         if status is None and job.cancelled:
             self._say(name, Kind.CANCELLED, "cancelled")
             return
-        reason = (
-            "its worker ended without a result" if lease.get("attempt") == job.attempt else "never started"
-        )
+        reason = "its worker ended without a result" if lease else "never started"
         self._end(name, status or Status(State.LOST, None, reason, kind=Kind.KILLED))
 
     # -- starting ---------------------------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ class HydraBatches(Executor):
     def adopt(self, handle: Handle) -> bool:
         """A job that runs, has its result, or whose batch is still being worked on."""
         folder, attempt = Path(handle["folder"]), int(handle["attempt"])
-        ours = is_held(folder) and read_lease(folder).get("attempt") == attempt
+        ours = is_held(folder) and bool(read_lease(folder, attempt))
         known = self._join_batch(folder, attempt, str(handle["id"]))
         return ours or known or read_result(folder, attempt) is not None
 
@@ -168,8 +168,8 @@ class HydraBatches(Executor):
         folder, attempt = self._jobs[name]
         deadline = time.monotonic() + SIGNING
         while is_held(folder) and time.monotonic() < deadline:
-            lease = read_lease(folder)
-            if lease.get("attempt") == attempt and lease.get("pid"):
+            lease = read_lease(folder, attempt)
+            if lease.get("pid"):
                 return lease
             time.sleep(0.01)
         return None
@@ -184,8 +184,7 @@ class HydraBatches(Executor):
                 batch.end()
             for name in names:
                 folder, attempt = self._jobs[name]
-                lease = read_lease(folder)
-                if lease.get("attempt") == attempt:  # what the job started and has left the batch's tree
+                if lease := read_lease(folder, attempt):  # what the job started and has left the batch's tree
                     processes.kill_tree(0, None, str(lease.get("tag", "")))
                 self._say(name, "cancelled, and ended with its batch")
                 self._final.pop(name, None)

@@ -61,8 +61,7 @@ def run_worker(
     """
     before = oom_kills()
     code = worker.wait()
-    if worker.tag:  # one that was killed, or ran out of time while it was starting something
-        processes.kill_tree(0, None, worker.tag)
+    processes.kill_tree(0, None, worker.tag)  # what it left, killed or out of time
     if tell() and files.read_result(folder, attempt) is None:
         kind, reason = kind_of_exit(code, more_kills(before))
         if code == REFUSED:
@@ -96,11 +95,9 @@ def told(folder: Path, attempt: int) -> Status | None:
     end: Mapping[str, Any] = files.read_json(folder / EXIT) or {}
     if end.get("attempt") != attempt:
         return None
-    lease = files.read_lease(folder)
-    ours = lease.get("attempt") == attempt
-    started = lease.get("started") if ours else None
-    gpus = tuple(lease.get("gpus", ())) if ours else ()
-    return Status(State.EXITED, end["code"], end["reason"], started, gpus, Kind(end["kind"]))
+    lease = files.read_lease(folder, attempt)
+    gpus = tuple(lease.get("gpus", ()))
+    return Status(State.EXITED, end["code"], end["reason"], lease.get("started"), gpus, Kind(end["kind"]))
 
 
 def beats(folder: Path) -> bool:
@@ -121,8 +118,8 @@ def wait_for_predecessor(folder: Path, attempt: int, patience: float = 4 * STALE
 
 
 def _lives_elsewhere(folder: Path, attempt: int) -> bool:
-    lease = files.read_lease(folder)
-    if lease.get("attempt") != attempt:
+    lease = files.read_lease(folder, attempt)
+    if not lease:
         return False
     if lease.get("host") == socket.gethostname():
         return files.is_held(folder)

@@ -120,9 +120,9 @@ def _refuse(why: str) -> int:
 
 
 def _run(spec: JobSpec, lease: Lease) -> int:
-    held = files.read_lease(spec.folder)
+    held = files.read_lease(spec.folder, spec.attempt)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    gpus = held["gpus"] if held.get("attempt") == spec.attempt and "gpus" in held else visible.split(",")
+    gpus = held["gpus"] if "gpus" in held else visible.split(",")
     attempt = _Attempt(spec, tuple(gpu for gpu in gpus if gpu))
     lease.write(
         attempt=spec.attempt,
