@@ -24,9 +24,8 @@ TEXTS = {key for key, field in leaves(TrialConfig).items() if is_text(field)} | 
     "hydra.sweep.dir",
 }
 """Settings whose value is one text, such as a path."""
-
-
 CONFIG_PATH = {"--config-path", "-cp"}
+MULTIRUN = {"-m", "--multirun"}
 
 
 def understood(arguments: Sequence[str]) -> list[str]:
@@ -54,9 +53,7 @@ def _anchored(flags: Sequence[str]) -> list[str]:
 
 
 def _sweeps(arguments: Sequence[str]) -> bool:
-    return bool({"-m", "--multirun"} & {*arguments}) or any(
-        word.startswith("hydra.mode=") for word in arguments
-    )
+    return bool(MULTIRUN & {*arguments}) or any(word.startswith("hydra.mode=") for word in arguments)
 
 
 def forgotten_flag(arguments: Sequence[str]) -> str | None:
@@ -130,7 +127,7 @@ def _stray_faults(arguments: Sequence[str]) -> list[Fault]:
 def _flag_faults(arguments: Sequence[str]) -> list[Fault]:
     """Hydra's own refusal of two commands in one is a traceback."""
     flags = {word.partition("=")[0] for word in arguments}
-    both = {"-m", "--multirun"} & flags and {"--cfg", "-c"} & flags
+    both = MULTIRUN & flags and {"--cfg", "-c"} & flags
     allowed = "shows nothing with --cfg: leave it out, and give each setting one value"
     return [Fault("-m", "", allowed)] if both else []
 
