@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jdx.disk import FULL
 from launcher import processes
 from launcher.base import TAKEN, AlreadyRunningError, Executor, Handle, JobSpec, Kind, Slot, State, Status
 from launcher.cards import Cards
@@ -315,6 +316,15 @@ class GpuPool(Executor):
                 hold.release()
             self._end(name, Status(State.LOST, None, str(error), kind=Kind.REFUSED))
             return True
+        try:
+            lease.write(host=self._host)  # whoever runs the job needs this much room on the disk
+        except OSError as error:
+            lease.close()
+            for hold in holds or ():
+                hold.release()
+            if error.errno not in FULL:
+                raise
+            return False
         self._hand_over(spec, worker, holds or [], key, lease)
         return True
 
