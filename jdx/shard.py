@@ -6,12 +6,15 @@ import json
 import logging
 import os
 import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from jdx import trial, validation
+from jdx.backends.torch import models
 from jdx.disk import told
 from jdx.progress import Progress
 from jdx.stages.judges import resting
@@ -37,14 +40,27 @@ def main() -> None:
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
     # Prompts that are too long were named by the trial's own process before it began.
     logging.getLogger("jdx.backends.torch.cuts").setLevel(logging.ERROR)
-    for line in sys.stdin:
+    orders: SimpleQueue[str] = SimpleQueue()
+    threading.Thread(target=_listen, args=(orders,), name="orders", daemon=True).start()
+    models.network_classes()  # imports, while the trial's process does the same
+    while True:
         try:
-            answer = _obey(json.loads(line))
+            answer = _obey(json.loads(orders.get()))
         except Exception as error:
             log.exception("a share of the styles failed")
             answer = {"error": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def _listen(orders: SimpleQueue[str]) -> None:
+    """Hand on each order; end the process with the trial's, which may have been killed while this one worked.
+
+    What was published and the last checkpoints are kept, as when this process is killed itself.
+    """
+    for line in sys.stdin:
+        orders.put(line)
+    os._exit(0)
 
 
 def _obey(order: Mapping[str, Any]) -> dict[str, Any]:

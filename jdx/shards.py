@@ -55,9 +55,9 @@ class Crew:
         todo = [style for style in styles if not _is_made(bench, style, seeds, make)]
         if len(todo) < 2:
             return {}
-        bench.look_ahead()  # here, once and before any device is at work; those only do what they are told
         own, *others = shares(todo, len(self._devices))
-        self._hire(bench, len(others))
+        self._hire(len(others))  # first: while they import their libraries, so does this process
+        bench.look_ahead()  # here, once and before any device is at work; those only do what they are told
         for shard, share in zip(self._shards, others, strict=False):
             shard.order(bench, seeds, share)
         ours = _beside(bench)
@@ -69,9 +69,9 @@ class Crew:
             _count(bench, answer)
         return failed
 
-    def _hire(self, bench: Bench, count: int) -> None:
+    def _hire(self, count: int) -> None:
         for device in self._devices[len(self._shards) + 1 : count + 1]:
-            self._shards.append(_Shard(device, bench))
+            self._shards.append(_Shard(device))
 
 
 def shares(styles: Sequence[str], count: int) -> list[list[str]]:
@@ -110,11 +110,8 @@ def _count(bench: Bench, answer: _Answer) -> None:
 class _Shard:
     """The process of one device; orders go in by its stdin, answers come back by a pipe of their own."""
 
-    def __init__(self, device: str, bench: Bench):
+    def __init__(self, device: str):
         self._device = device
-        self._dtype = bench.backend.describe()[
-            "dtype"
-        ]  # cards may differ in what auto means, results must not
         answers, theirs = os.pipe()
         self._answers: IO[str] = os.fdopen(answers, encoding="utf-8")
         env = dict(os.environ)
@@ -127,6 +124,7 @@ class _Shard:
             stdin=subprocess.PIPE,
             pass_fds=[theirs],
             text=True,
+            process_group=0,  # Ctrl-C is for the trial, which then ends its processes
         )
         os.close(theirs)
 
@@ -137,7 +135,8 @@ class _Shard:
         device = "cuda" if self._device.startswith("cuda") else self._device
         # As many threads as here: on a CPU their number decides how sums are rounded.
         threads = torch.get_num_threads()
-        backend = changed(config.backend, device=device, devices=[], dtype=self._dtype, threads=threads)
+        dtype = bench.backend.describe()["dtype"]  # cards may differ in what auto means, results must not
+        backend = changed(config.backend, device=device, devices=[], dtype=dtype, threads=threads)
         tracker = changed(config.tracker, name="none")
         sampler = changed(config.sampler, seeds=None)  # read already; the file may be another one by now
         order = {

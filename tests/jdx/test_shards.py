@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from evaluation import load_judges
 from jdx import device_list, shards, trial, validation
 from jdx.backends import make_backend
 from jdx.errors import BackendError, ConfigError
+from jdx.progress import Progress
 from jdx.shards import Crew, shares
 from jdx.stages import judges
 from jdx.stages.bench import Bench
@@ -65,7 +67,7 @@ def test_what_the_store_has_needs_no_further_process(lab: Lab, monkeypatch: pyte
 class Stopping:
     """A device on which every training stops."""
 
-    def __init__(self, device: str, bench: Bench):
+    def __init__(self, device: str):
         self.device, self.styles = device, [""]
 
     def order(self, bench: Bench, seeds: shards.Seeds, styles: Sequence[str]) -> None:
@@ -98,6 +100,52 @@ def test_a_dead_device_is_told_and_the_others_work_is_kept(lab: Lab, monkeypatch
     monkeypatch.undo()
     _, run = lab.run()
     assert made(run)["train"] == {"made": 1, "reused": 1}
+
+
+def test_devices_are_started_before_the_trial_imports(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    look = Bench.look_ahead
+
+    class Watched(Stopping):
+        def __init__(self, device: str):
+            done.append(f"start {device}")
+            super().__init__(device)
+
+        def end(self) -> None:
+            done.append(f"end {self.device}")
+
+    def look_ahead(bench: Bench) -> None:
+        if not bench.dry:
+            done.append("look")
+        look(bench)
+
+    monkeypatch.setattr(shards, "_Shard", Watched)
+    monkeypatch.setattr(Bench, "look_ahead", look_ahead)
+    with pytest.raises(ConfigError, match=r"lora\.unet\.targets"):
+        lab.run(*TWO, "lora.unet.targets=[nothing]")
+    assert done == ["start cpu", "look", "end cpu"]
+
+
+@pytest.mark.slow
+def test_a_device_ends_with_its_trial(lab: Lab) -> None:
+    """Also in the middle of its work: the trial's process may have been killed."""
+    endless = ("train.steps=1000000", "train.checkpoint_every=5")
+    config = validation.build(compose_plain(*lab.settings, f"store.root={lab.root / 'store'}", *endless))
+    with Progress(quiet=True) as progress:
+        bench, seeds = trial.open_bench(config, trial.read_set(config), progress)
+    shard = shards._Shard("cpu")
+    try:
+        shard.order(bench, seeds, ["05"])
+        limit = time.monotonic() + 180.0
+        while not any((lab.root / "store").rglob("*.safetensors")) and time.monotonic() < limit:
+            assert shard._process.poll() is None
+            time.sleep(0.1)
+        assert shard._process.poll() is None
+        assert shard._process.stdin is not None
+        shard._process.stdin.close()
+        assert shard._process.wait(30.0) == 0
+    finally:
+        shard.end()
 
 
 def test_styles_are_dealt_out() -> None:

@@ -196,17 +196,23 @@ def _load(spec: ModelSpec, folder: Path, device: torch.device, dtype: torch.dtyp
     )
 
 
-def _component(name: str, spec: ModelSpec, folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
+def network_classes() -> dict[str, Any]:
+    """{component: its class}; the first call imports the libraries, which takes seconds."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel
 
-    classes = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
+    return {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
+
+
+def _component(name: str, spec: ModelSpec, folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
     stem = COMPONENTS[name][1]
     variant = spec.variant if weight_file(folder / name, stem, spec.variant) else None
     settings: dict[str, Any] = {"variant": variant, "use_safetensors": True, "local_files_only": True}
     dtype_name = "dtype" if name == "text_encoder" else "torch_dtype"  # transformers 5 renamed it
     try:
-        network = classes[name].from_pretrained(str(folder / name), **settings, **{dtype_name: dtype})
+        network = network_classes()[name].from_pretrained(
+            str(folder / name), **settings, **{dtype_name: dtype}
+        )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise BackendError(f"{folder / name} cannot be loaded: {error}") from error
     assert isinstance(network, nn.Module)

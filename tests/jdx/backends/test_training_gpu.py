@@ -208,7 +208,7 @@ def test_compiled_for_a_gpu(mode: compile.Mode, tiny_sd: Path, tmp_path: Path) -
 
 
 def test_a_memory_setting_is_kept(tiny_sd: Path, tmp_path: Path) -> None:
-    models, moments = load(ModelSpec(str(tiny_sd)), "cuda", torch.float32), Moments(tmp_path / "moments")
+    models, moments = load(ModelSpec(str(tiny_sd)), "cuda:0", torch.float32), Moments(tmp_path / "moments")
     adapters = [replace(THREE[1], style=f"{k:02d}") for k in range(8)]
     job = make_job(moments, models, *adapters, batch_size=4, snapshots=(2,))
     gc.collect()
