@@ -1,6 +1,6 @@
 """How fast, against what people run today: random weights of Stable Diffusion 2.1's sizes, one GPU or several.
 
-    python -m benchmarks.sd21_gpu [--only roof train draw styleid memory set scaling] [--out outputs/sd21]
+    python -m benchmarks.sd21_gpu [--only roof train draw styleid memory set shared scaling] [--out outputs/sd21]
                                   [--compile auto] [--fused auto] [--graphs auto] [--quick]
     python -m benchmarks.sd21_gpu --table outputs/sd21 [--write benchmarks/RESULTS.md]     # runs nothing
 
@@ -14,7 +14,7 @@ import argparse
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -61,7 +61,7 @@ class Bench:
     compile: CompileSetting
     device: torch.device
     stacks: tuple[int, ...] = ()  # how many styles train at once, for `train`; () = 1, 4, 15 and 30
-    cards: tuple[int, ...] = ()  # how many, for `scaling`; () = 1, 2, 4, ... of those that are visible
+    cards: tuple[int, ...] = ()  # how many, for `scaling` and `shared`; () = 1, 2, 4, ... and all of several
     primed: bool = False  # whether the set's first trial only warms up the process
     graphs: bool = True  # training steps and passes of drawing as CUDA graphs
     fused: bool = True  # fused kernels
@@ -165,20 +165,36 @@ def memory(bench: Bench) -> None:
 
 def whole_set(bench: Bench) -> None:
     """The A set in a fresh process, and again in the same process with another learning rate."""
-    folder, sizes = bench.out / f"set{os.getpid()}", bench.sizes
-    model_folder = bench.model
-    whole.made_up_set(folder, sizes.judges, sizes.styles, sizes.pictures)
-    extra = [*_kernels(bench), "backend.devices=[]", *_small(sizes)]
-    extra.append(f"train.steps={sizes.train_steps}")
+    folder = bench.out / f"set{os.getpid()}"
     # The second trial is a sweep's next one: it finds class pictures and encodings in the store, nothing else.
     for name, rate in (("cold", 1e-4), ("warm", 2e-4)):
-        words = whole.overrides(folder, model_folder, [*extra, f"optim.unet.lr={rate}"])
-        if name == "cold" and bench.primed:
-            words += ["train.steps=20", "sampler.steps=2", "method.styleid.steps=2"]
-        seconds, record = whole.run(folder, words, name)
-        stages = ", ".join(f"{stage} {value:.0f} s" for stage, value in record["seconds"].items())
-        label = "primed by few steps" if name == "cold" and bench.primed else name
-        bench.rows.add("set", f"A set, {label}", seconds / 60, "min", stages)
+        short = name == "cold" and bench.primed
+        few = ["train.steps=20", "sampler.steps=2", "method.styleid.steps=2"] if short else []
+        label = "primed by few steps" if short else name
+        _set(bench, folder, label, [_devices(1), f"optim.unet.lr={rate}", *few])
+
+
+def shared_set(bench: Bench) -> None:
+    """The A set in a fresh process that has further cards make their share of the styles; imports there are counted."""
+    cards = torch.cuda.device_count()
+    for count in bench.cards or ([cards] if cards > 1 else []):
+        folder = bench.out / f"set{os.getpid()}-{count}"
+        _set(bench, folder, f"cold, {count} cards", [_devices(count)])
+
+
+def _set(bench: Bench, folder: Path, label: str, words: Sequence[str]) -> None:
+    sizes, model_folder = bench.sizes, bench.model
+    whole.made_up_set(folder, sizes.judges, sizes.styles, sizes.pictures)
+    extra = [*_kernels(bench), f"train.steps={sizes.train_steps}", *_small(sizes), *words]
+    seconds, record = whole.run(folder, whole.overrides(folder, model_folder, extra), label)
+    stages = ", ".join(f"{stage} {value:.0f} s" for stage, value in record["seconds"].items())
+    bench.rows.add("set", f"A set, {label}", seconds / 60, "min", stages)
+
+
+def _devices(count: int) -> str:
+    """The setting that shares a trial's styles among the first cards, or stand-ins on the CPU."""
+    names = (f"cuda:{i}" if torch.cuda.is_available() else "cpu" for i in range(count))
+    return f"backend.devices=[{','.join(names)}]"
 
 
 def _kernels(bench: Bench) -> list[str]:
@@ -197,7 +213,7 @@ def _small(sizes: Sizes) -> list[str]:
 
 
 def scaling(bench: Bench) -> None:
-    """One trial's training on 1, 2, ... cards: the seconds that 200 more steps of all styles take.
+    """One trial's training on 1, 2, ... cards: the seconds that a whole training takes more than its first 20 steps.
 
     A trial before them makes the class pictures and encodings of all; learning rates of their own keep the trials'
     adapters apart, so that none goes on from another's steps.
@@ -208,12 +224,11 @@ def scaling(bench: Bench) -> None:
     common = ["method=prior", "method.styleid.enabled=false", "evaluation.judges=none"]
 
     def seconds(count: int, steps: int, rate: str) -> float:
-        devices = ",".join(f"cuda:{i}" for i in range(count)) if cards else "cpu"
-        own = [f"backend.devices=[{devices}]", f"train.steps={steps}", f"optim.unet.lr={rate}"]
+        own = [_devices(count), f"train.steps={steps}", f"optim.unet.lr={rate}"]
         words = whole.overrides(folder, model_folder, [*common, *own, *_kernels(bench), *_small(sizes)])
         return whole.run(folder, words, f"{count}-{steps}-{rate}")[0]
 
-    few, more = 20, 20 + max(4, sizes.train_steps // 4)
+    few, more = 20, 20 + sizes.train_steps
     seconds(1, few, "9.5e-5")
     for count in bench.cards or [n for n in (1, 2, 4, 8) if n <= max(1, cards)]:
         taken = seconds(count, few, f"{count}e-5"), seconds(count, more, f"{count}.5e-5")
@@ -228,6 +243,7 @@ SUBJECTS: dict[str, Callable[[Bench], None]] = {
     "styleid": styleid,
     "memory": memory,
     "set": whole_set,
+    "shared": shared_set,
     "scaling": scaling,
 }
 
@@ -274,7 +290,9 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--fused", choices=("auto", "off"), default="auto")
     parser.add_argument("--stacks", type=int, nargs="+", default=[], help="styles trained at once for train")
-    parser.add_argument("--cards", type=int, nargs="+", default=[], help="numbers of cards for scaling")
+    parser.add_argument(
+        "--cards", type=int, nargs="+", default=[], help="numbers of cards for shared and scaling"
+    )
     parser.add_argument("--primed", action="store_true", help="set: only warm up before the warm trial")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--table", type=Path)
