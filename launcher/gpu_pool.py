@@ -12,7 +12,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -298,52 +298,56 @@ class GpuPool(Executor):
     # -- starting ---------------------------------------------------------------------------------------------------
 
     def _start(self, name: str) -> bool:
-        """Start the first of the queue; False when there is no room yet."""
+        """Start the first of the queue; False when there is no room yet, on the cards or on a disk."""
         spec = self._jobs[name].spec
         assert spec is not None
+        try:
+            return self._started(spec)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            return False
+
+    def _started(self, spec: JobSpec) -> bool:
         key = (spec.gpus, spec.cpus, tuple(sorted(spec.env.items())))
         worker = next((one for one in self._workers if one.job is None and one.key == key), None)
         if worker is not None and not self._fits(worker):
             self._retire(worker)
             worker = None
-        holds = None if worker else self._take(spec)
-        if worker is None and holds is None:
+        holds = [] if worker else self._take(spec)
+        if holds is None:
             return False
-        try:
-            lease = Lease.take(spec.folder)
-        except (AlreadyRunningError, OSError) as error:
-            for hold in holds or ():
-                hold.release()
-            self._end(name, Status(State.LOST, None, str(error), kind=Kind.REFUSED))
-            return True
-        try:
+        with ExitStack() as undo:  # cards and lease are given back unless a worker is there to have them
+            for hold in holds:
+                undo.callback(hold.release)
+            try:
+                lease = Lease.take(spec.folder)
+            except (AlreadyRunningError, OSError) as error:
+                self._end(spec.id, Status(State.LOST, None, str(error), kind=Kind.REFUSED))
+                return True
+            undo.callback(lease.close)
             lease.write(host=self._host)  # whoever runs the job needs this much room on the disk
-        except OSError as error:
-            lease.close()
-            for hold in holds or ():
-                hold.release()
-            if error.errno not in FULL:
-                raise
-            return False
-        self._hand_over(spec, worker, holds or [], key, lease)
+            worker = worker or self._new_worker(spec, key, holds)
+            undo.pop_all()
+        self._hand_over(spec, worker, lease)
         return True
+
+    def _new_worker(self, spec: JobSpec, key: object, holds: list[Hold]) -> Worker:
+        gpus = tuple(hold.place.id for hold in holds if hold.place != self._room.cpu)
+        worker = Worker.start(spec, self._room.environment(spec, gpus), key, holds, gpus)
+        self._workers.append(worker)
+        return worker
 
     def _fits(self, worker: Worker) -> bool:
         """An idle worker whose card has failed meanwhile is not used."""
         return not any(self._room.leases.quarantined(hold.place) for hold in worker.holds)
 
-    def _hand_over(
-        self, spec: JobSpec, worker: Worker | None, holds: list[Hold], key: object, lease: Lease
-    ) -> None:
-        gpus = worker.gpus if worker else tuple(h.place.id for h in holds if h.place != self._room.cpu)
+    def _hand_over(self, spec: JobSpec, worker: Worker, lease: Lease) -> None:
         try:
-            if worker is None:
-                worker = Worker.start(spec, self._room.environment(spec, gpus), key, holds, gpus)
-                self._workers.append(worker)
             self._jobs[spec.id].worker = worker
             # Before the worker does: whoever adopts the job can end it, although its program is only starting.
             who = {"pid": worker.process.pid, "born": worker.born, "tag": worker.tag}
-            lease.write(attempt=spec.attempt, host=self._host, gpus=list(gpus), **who)
+            lease.write(attempt=spec.attempt, host=self._host, gpus=list(worker.gpus), **who)
             with suppress(OSError):  # it died while idle: `_hear` finds the job in its hands
                 worker.send(spec, lease)
             worker.job = spec.id

@@ -19,7 +19,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,6 +95,7 @@ class Places:
         """Take a share of `count` places, the emptiest first; None when there are not so many.
 
         admit(place, used): why nothing may start there, empty if it may; asked for places with room only.
+        Raises: OSError of the leases' disk; nothing is held then.
         """
         with self._alone():
             used = {place.id: self._used(place) for place in places}
@@ -104,7 +105,7 @@ class Places:
             for place in room:
                 if len(fit) < count and not (self.quarantined(place) or admit(place, used[place.id])):
                     fit.append(place)
-            return [self._hold(place, share) for place in fit] if len(fit) == count else None
+            return self._holds(fit, share) if len(fit) == count else None
 
     def want(self, places: Iterable[Place]) -> None:
         """Tell the other pools that we wait for a share of any of these."""
@@ -128,14 +129,28 @@ class Places:
                         path.unlink(missing_ok=True)
         return False
 
+    def _holds(self, places: Sequence[Place], share: float) -> list[Hold]:
+        """All of them or, where the disk fails, none."""
+        with ExitStack() as undo:
+            held = []
+            for place in places:
+                held.append(self._hold(place, share))
+                undo.callback(held[-1].release)
+            undo.pop_all()
+        return held
+
     def _hold(self, place: Place, share: float) -> Hold:
         path = self._folder(place) / f"{uuid.uuid4().hex[:12]}.hold"
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         fcntl.flock(fd, fcntl.LOCK_EX)
-        lease = Lease(fd)
-        lease.write(share=share, by=_me(), since=time.time())
-        os.fchmod(fd, 0o644)  # others must see that it is locked, whatever our umask
-        return Hold(place, share, path, lease)
+        hold = Hold(place, share, path, Lease(fd))
+        try:
+            hold.lease.write(share=share, by=_me(), since=time.time())
+            os.fchmod(fd, 0o644)  # others must see that it is locked, whatever our umask
+        except BaseException:
+            hold.release()
+            raise
+        return hold
 
     def _folder(self, place: Place) -> Path:
         folder = self.root / place.id.replace("/", "_")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ import pytest
 
 from launcher.base import Executor, Handle, JobSpec, Kind, Slot, State, Status
 from launcher.cards import Card, Cards
-from launcher.folder import Lease, read_lease, read_result
+from launcher.folder import Lease, is_held, read_lease, read_result
 from launcher.gpu_pool import GpuPool
 from launcher.settings import PoolSettings
 from tests.launcher.kit import CONTROLLER, ExecutorKit, runs, wait_until_free
@@ -381,6 +382,97 @@ def test_a_full_disk_is_told_once_there_is_room_and_tears_no_event(
     status = ended(executor, handle)
     assert status.kind is Kind.DISK_FULL
     assert all(json.loads(line)["fill"] for line in events.read_text().splitlines())
+
+
+def full_disk(
+    monkeypatch: pytest.MonkeyPatch, code: int = errno.ENOSPC, key: str = "host"
+) -> Callable[[], None]:
+    """No lease that says `key` can be written until the answer is called: a job's say the host, a card's the share."""
+    real, full = Lease.write, [True]
+
+    def write(lease: Lease, **content: Any) -> None:
+        if full and key in content:
+            raise OSError(code, os.strerror(code))
+        real(lease, **content)
+
+    monkeypatch.setattr(Lease, "write", write)
+    return full.clear
+
+
+@pytest.mark.parametrize(
+    ("key", "code"), [("host", errno.ENOSPC), ("host", errno.EDQUOT), ("share", errno.ENOSPC)]
+)
+def test_a_job_waits_for_room_for_its_leases_and_keeps_nothing_meanwhile(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, code: int
+) -> None:
+    executor, other = pool(FakeCards(2)), pool(FakeCards(2))
+    make_room = full_disk(monkeypatch, code, key)
+    handle = executor.submit(spec(tmp_path / "job", "add", a=1, b=1, gpus=2))
+    for _ in range(3):
+        status = executor.poll([handle])[handle["id"]]
+        assert (status.state, status.reason) == (State.PENDING, "waits for a free place")
+        assert ([slot.used for slot in executor.slots()], other.capacity()) == ([0.0, 0.0], 2)
+        assert not is_held(tmp_path / "job")
+        assert read_result(tmp_path / "job") is None
+    assert executor._workers == []
+    make_room()
+    status = ended(executor, handle)
+    assert (status.code, status.gpus) == (0, ("GPU-0", "GPU-1"))
+
+
+def test_a_worker_that_is_up_gets_its_job_when_the_disk_fills_up_just_then(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = pool(FakeCards(1))
+    make_room = full_disk(monkeypatch, key="pid")  # where even overwriting takes new blocks
+    handle = executor.submit(spec(tmp_path / "job", "add", a=1, b=1))
+    (worker,) = executor._workers
+    assert executor.poll([handle])[handle["id"]].state is State.PENDING
+    assert executor.slots()[0].used == 1.0
+    make_room()
+    assert ended(executor, handle).code == 0
+    assert value(tmp_path / "job")["pid"] == worker.process.pid
+
+
+def test_an_idle_worker_waits_with_its_job_for_room(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = pool(cpu_slots=1)
+    (pid,) = pids(executor, tmp_path, 1)
+    make_room = full_disk(monkeypatch)
+    handle = executor.submit(spec(tmp_path / "job", "add", a=1, b=1))
+    for _ in range(3):
+        assert executor.poll([handle])[handle["id"]].state is State.PENDING
+        assert not is_held(tmp_path / "job")
+    make_room()
+    assert ended(executor, handle).code == 0
+    assert value(tmp_path / "job")["pid"] == pid
+
+
+def test_a_lease_that_cannot_be_written_for_another_reason_is_raised(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor, other = pool(FakeCards(1)), pool(FakeCards(1))
+    full_disk(monkeypatch, errno.EIO)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        executor.submit(spec(tmp_path / "job", "add", a=1, b=1))
+    assert other.capacity() == 1
+    assert not is_held(tmp_path / "job")
+
+
+def test_a_queued_job_waits_while_a_real_disk_is_full(pool: Pool, tmp_path: Path, small_disk: Path) -> None:
+    executor = pool(cpu_slots=1)
+    first = executor.submit(spec(tmp_path / "first", "sleep"))
+    handle = executor.submit(spec(small_disk / "job", "add", a=1, b=1))
+    ballast = small_disk / "ballast"
+    with pytest.raises(OSError, match="No space left"):
+        ballast.write_bytes(bytes(2 << 20))  # what fits stays
+    executor.cancel(first)
+    for _ in range(3):
+        assert executor.poll([handle])[handle["id"]].state is State.PENDING
+        assert executor.slots()[0].used == 0.0
+    ballast.unlink()
+    assert ended(executor, handle).code == 0
 
 
 def test_a_killed_workers_daemon_is_ended_too(pool: Pool, tmp_path: Path) -> None:

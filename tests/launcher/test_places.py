@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from launcher.folder import Lease
 from launcher.places import Place, Places
 
 HOLD = """
@@ -47,6 +50,27 @@ def test_several_are_taken_together_or_not_at_all_and_the_emptiest_first(tmp_pat
     both = places.take(cards, 1.0, 2, anybody)
     assert both
     assert {hold.place.id for hold in both} == {"b", "c"}
+
+
+def test_nothing_is_held_where_the_disk_fails_on_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places, cards = Places(tmp_path), [Place("a"), Place("b")]
+    real, room = Lease.write, [True]
+
+    def write(lease: Lease, **content: Any) -> None:
+        if not room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        room.pop()
+        real(lease, **content)
+
+    monkeypatch.setattr(Lease, "write", write)
+    with pytest.raises(OSError, match="No space left"):
+        places.take(cards, 1.0, 2, anybody)
+    assert places.used(cards) == {"a": 0.0, "b": 0.0}
+    assert not list(tmp_path.glob("*/*.hold"))
+    monkeypatch.undo()
+    assert places.take(cards, 1.0, 2, anybody)
 
 
 def test_a_dead_holder_holds_nothing(tmp_path: Path) -> None:
