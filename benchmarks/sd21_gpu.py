@@ -175,11 +175,15 @@ def whole_set(bench: Bench) -> None:
 
 
 def shared_set(bench: Bench) -> None:
-    """The A set in a fresh process that has further cards make their share of the styles; imports there are counted."""
+    """The A set with further cards making their share of the styles, in a fresh process and again in the same.
+
+    What their processes import is counted.
+    """
     cards = torch.cuda.device_count()
     for count in bench.cards or ([cards] if cards > 1 else []):
         folder = bench.out / f"set{os.getpid()}-{count}"
-        _set(bench, folder, f"cold, {count} cards", [_devices(count)])
+        for name, rate in (("cold", 1e-4), ("warm", 2e-4)):
+            _set(bench, folder, f"{name}, {count} cards", [_devices(count), f"optim.unet.lr={rate}"])
 
 
 def _set(bench: Bench, folder: Path, label: str, words: Sequence[str]) -> None:

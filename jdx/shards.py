@@ -7,14 +7,16 @@ everything made. A style's result does not depend on its company, so neither doe
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import IO, Any
+from typing import Any
 
 from jdx import ROOT
 from jdx.device_list import index_of
@@ -24,6 +26,9 @@ from jdx.stages.bench import Bench
 
 log = logging.getLogger(__name__)
 
+STDERR = 2
+SURROUNDINGS = ("CUDA_", "NVIDIA_", "HF_", "JDX_")
+"""Variables that say which cards, models and settings a process finds; it is not kept when they change."""
 Seeds = Mapping[str, Mapping[str, int]]
 Failed = dict[str, tuple[int, str]]
 """{style: (step, reason)} of styles whose training stopped."""
@@ -32,16 +37,23 @@ Make = Callable[[Bench, Sequence[str], Any], Failed]
 
 
 class Crew:
-    """The processes of the further devices, started when there is something to share. Use as a context manager."""
+    """The processes of the further devices, started when there is something to share. Use as a context manager.
+
+    They stay for this process's next trial, with the model and its kernels in memory, unless something failed.
+    """
 
     def __init__(self, devices: Sequence[str]):
         self._devices = devices
         self._shards: list[_Shard] = []
 
     def __enter__(self) -> Crew:
+        dismiss(but=self._devices[1:])
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        if failure is None:
+            _idle.extend(self._shards)
+            return
         for shard in self._shards:
             shard.end()
 
@@ -71,7 +83,38 @@ class Crew:
 
     def _hire(self, count: int) -> None:
         for device in self._devices[len(self._shards) + 1 : count + 1]:
-            self._shards.append(_Shard(device))
+            self._shards.append(_idle_one(device) or _Shard(device))
+
+
+_idle: list[_Shard] = []
+"""Processes that this process's last trial has left, for the next one."""
+
+
+def _idle_one(device: str) -> _Shard | None:
+    """The idle process of a device; one that has ended or was started in other surroundings is put away."""
+    shard = next((one for one in _idle if one.device == device), None)
+    if shard is None:
+        return None
+    _idle.remove(shard)
+    if shard.is_ready():
+        return shard
+    shard.end()
+    return None
+
+
+def idle_processes() -> list[int]:
+    """Process ids of what waits for this process's next trial."""
+    return [shard.pid for shard in _idle]
+
+
+@atexit.register
+def dismiss(but: Sequence[str] = ()) -> None:
+    """End the processes that wait for the next trial, those of some devices excepted."""
+    kept = [shard for shard in _idle if shard.device in but]
+    for shard in _idle:
+        if shard not in kept:
+            shard.end()
+    _idle[:] = kept
 
 
 def shares(styles: Sequence[str], count: int) -> list[list[str]]:
@@ -108,31 +151,40 @@ def _count(bench: Bench, answer: _Answer) -> None:
 
 
 class _Shard:
-    """The process of one device; orders go in by its stdin, answers come back by a pipe of their own."""
+    """The process of one device; orders and answers go through a socket, with our stderr for what it has to say."""
 
     def __init__(self, device: str):
-        self._device = device
-        answers, theirs = os.pipe()
-        self._answers: IO[str] = os.fdopen(answers, encoding="utf-8")
+        self.device = device
+        self._surroundings = _surroundings()
+        self._link, theirs = socket.socketpair()
+        self._answers = self._link.makefile(encoding="utf-8")
         env = dict(os.environ)
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [env.get("PYTHONPATH"), str(ROOT)]))
         if device.startswith("cuda"):
             env["CUDA_VISIBLE_DEVICES"] = _visible(device)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "jdx.shard", str(theirs)],
-            env=env,
-            stdin=subprocess.PIPE,
-            pass_fds=[theirs],
-            text=True,
-            process_group=0,  # Ctrl-C is for the trial, which then ends its processes
-        )
-        os.close(theirs)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "jdx.shard", str(theirs.fileno())],
+                env=env,
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                process_group=0,  # Ctrl-C is for the trial, which then ends its processes
+            )
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def is_ready(self) -> bool:
+        """Whether it can take a trial's order: it lives, and a process started now would be no other."""
+        return self._process.poll() is None and self._surroundings == _surroundings()
 
     def order(self, bench: Bench, seeds: Seeds, styles: Sequence[str]) -> None:
         import torch
 
         config = bench.config
-        device = "cuda" if self._device.startswith("cuda") else self._device
+        device = "cuda" if self.device.startswith("cuda") else self.device
         # As many threads as here: on a CPU their number decides how sums are rounded.
         threads = torch.get_num_threads()
         dtype = bench.backend.describe()["dtype"]  # cards may differ in what auto means, results must not
@@ -145,21 +197,24 @@ class _Shard:
             "fixed_seeds": bench.fixed_seeds,
             "styles": list(styles),
         }
-        log.info("%s makes %s", self._device, ", ".join(styles))
-        assert self._process.stdin is not None
+        log.info("%s makes %s", self.device, ", ".join(styles))
+        data = json.dumps(order).encode() + b"\n"
         try:
-            self._process.stdin.write(json.dumps(order) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            log.debug("%s has ended: told when its answer is asked for, after our own share", self._device)
+            sent = socket.send_fds(self._link, [data], [STDERR])
+            self._link.sendall(data[sent:])
+        except ConnectionError:
+            log.debug("%s has ended: told when its answer is asked for, after our own share", self.device)
 
     def answer(self) -> _Answer:
-        line = self._answers.readline()
+        try:
+            line = self._answers.readline()
+        except ConnectionError:
+            line = ""
         if not line.endswith("\n"):
             raise self._death()
         answer = json.loads(line)
         if "error" in answer:
-            raise BackendError(f"{self._device}: {answer['error']}")
+            raise BackendError(f"{self.device}: {answer['error']}")
         failed = {style: (int(step), str(reason)) for style, (step, reason) in answer["failed"].items()}
         return _Answer(failed, answer["made"], answer["losses"])
 
@@ -167,24 +222,28 @@ class _Shard:
         code = self._process.wait()
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return BackendError(
-            f"the process of {self._device} ended by {how}; what it had finished is kept. With "
+            f"the process of {self.device} ended by {how}; what it had finished is kept. With "
             "backend.devices=[] one device makes all styles."
         )
 
     def end(self) -> None:
-        """Its stdin closes; one that still works is ended, since nobody waits for it."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.close()
-        except BrokenPipeError:
-            log.debug("%s had ended before", self._device)
+        """One that still works is ended, since nobody waits for it."""
         self._answers.close()
+        self._link.close()
         self._process.terminate()
         try:
             self._process.wait(10.0)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def _surroundings() -> dict[str, str]:
+    """What a further device's process takes over from this one when it starts.
+
+    Not all variables: libraries set some while they are imported, and a tracker other ones for every run.
+    """
+    return {name: value for name, value in os.environ.items() if name.startswith(SURROUNDINGS)}
 
 
 def _visible(device: str) -> str:

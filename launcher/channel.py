@@ -21,6 +21,8 @@ class Channel:
         self._lock = threading.Lock()
         self.stopped = False
         """Whether the job has heard that it should stop."""
+        self.kept: set[int] = set()
+        """Ids of child processes that outlive the job, for this worker's next one; all others are ended with it."""
         _repair(self._path)
 
     @property

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -98,17 +99,17 @@ def kill_tree(pid: int, since: float | None, tag: str, patience: float = 10.0) -
         time.sleep(0.01)
 
 
-def kill_children(grace: float = 1.0) -> int:
-    """End all descendants of this process; returns how many there were.
+def kill_children(grace: float = 1.0, spare: Collection[int] = ()) -> int:
+    """End all descendants of this process but those of `spare` and theirs; returns how many were ended.
 
     Not the helper of `multiprocessing` that watches over shared memory: it is one per process and ends with it.
     """
-    left = strays()
+    left = strays(spare)
     for process in left:
         with suppress(psutil.Error):
             process.terminate()
     psutil.wait_procs(left, timeout=grace if left else 0)
-    while left and (alive := strays()):  # also what those have started meanwhile that are gone by now
+    while left and (alive := strays(spare)):  # also what those have started meanwhile that are gone by now
         for process in alive:
             with suppress(psutil.Error):
                 process.kill()
@@ -116,15 +117,20 @@ def kill_children(grace: float = 1.0) -> int:
     return len(left)
 
 
-def strays() -> list[psutil.Process]:
-    """Descendants of this process that still run."""
+def strays(spare: Collection[int] = ()) -> list[psutil.Process]:
+    """Descendants of this process that still run, but for those of `spare` and theirs."""
     tracker = getattr(sys.modules.get("multiprocessing.resource_tracker"), "_resource_tracker", None)
     keeper = getattr(tracker, "_pid", None)
     try:
         children = psutil.Process().children(recursive=True)
     except psutil.Error:
         return []
-    return [one for one in children if one.pid != keeper and _counts(one)]
+    spared = {keeper, *spare}
+    for one in children:
+        if one.pid in spare:
+            with suppress(psutil.Error):
+                spared |= {below.pid for below in one.children(recursive=True)}
+    return [one for one in children if one.pid not in spared and _counts(one)]
 
 
 def become_subreaper() -> None:

@@ -137,7 +137,7 @@ def _run(spec: JobSpec, lease: Lease) -> int:
     with _pulse(attempt):
         channel = Channel(spec.folder, spec.attempt, attempt.gpus)
         state, content = _call(spec, channel)
-        left = processes.kill_children()
+        left = processes.kill_children(spare=channel.kept)
         if left:
             _say(f"{left} processes that the job left running were ended")
         return _tell(attempt, state, content)

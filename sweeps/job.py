@@ -23,6 +23,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from data.faults import DataError
+from jdx import shards
 from jdx.errors import ConfigError, Fault
 from jdx.observer import Observer, SweepRun, watched
 from launcher.channel import Channel
@@ -109,6 +110,8 @@ def run(folder: Path, payload: Mapping[str, Any], channel: Channel) -> Mapping[s
         return {"failed": {"kind": SETTINGS, "message": faults or str(error)}}
     except DataError as error:
         return {"failed": {"kind": DATA, "message": "; ".join(map(str, error.faults))}}
+    finally:
+        channel.kept.update(shards.idle_processes())
     assert ended.hydra_cfg is not None
     run_dir = Path(ended.hydra_cfg.hydra.runtime.output_dir)
     # Asked to stop and without a score: it did. With a score it had come to its end before it heard.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jdx import trial, validation
+from jdx import shards, trial, validation
 from tests.configs import compose_plain
 from tests.data.sets import make_style, noise
 
@@ -46,10 +47,10 @@ class Lab:
 @pytest.fixture
 def lab(
     tmp_path: Path, challenge: Path, tiny_sd: Path, tiny_judges: Path, monkeypatch: pytest.MonkeyPatch
-) -> Lab:
+) -> Iterator[Lab]:
     monkeypatch.setenv("JDX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("WANDB_MODE", "offline")
-    return Lab(
+    yield Lab(
         tmp_path,
         "data=challenge", f"data.root={challenge}", f"model.path={tiny_sd}", "model.resolution=64",
         f"evaluation.judges={tiny_judges}", "tracker=none", "train.steps=4", "train.checkpoint_every=0",
@@ -58,6 +59,7 @@ def lab(
         "method.blend.coarse.steps=2", "method.blend.coarse.candidates.per_reference=2",
         "method.blend.coarse.candidates.keep=1", "method.blend.coarse.candidates.sampler.steps=2",
     )  # fmt: skip
+    shards.dismiss()  # the processes of further devices stay for the next trial
 
 
 def pixels(folder: Path) -> dict[str, Any]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from evaluation import load_judges
@@ -19,6 +23,7 @@ from jdx.progress import Progress
 from jdx.shards import Crew, shares
 from jdx.stages import judges
 from jdx.stages.bench import Bench
+from launcher.worker import _output_to
 from tests.configs import compose_plain
 from tests.jdx.lab import Lab, challenge, lab, made, pixels
 
@@ -127,6 +132,50 @@ def test_devices_are_started_before_the_trial_imports(lab: Lab, monkeypatch: pyt
 
 
 @pytest.mark.slow
+def test_further_devices_stay_for_the_next_trial(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def shared(log: Path, *settings: str) -> tuple[list[int], Path]:
+        with _output_to(log):
+            _, run = lab.run(*TWO, *settings)
+        assert made(run)["train"] == {"made": 2, "reused": 0}
+        assert "training: done" in log.read_text()  # said by the further device; here all is quiet
+        return shards.idle_processes(), run
+
+    lab.run("train.steps=2")  # leaves encodings and class pictures, and no process
+    assert not shards.idle_processes()
+    first, _ = shared(lab.root / "1.log")
+    assert len(first) == 1
+    assert shared(lab.root / "2.log", "optim.unet.lr=0.02")[0] == first
+    monkeypatch.setenv("WANDB_RUN_ID", "another")
+    again, run = shared(lab.root / "3.log", "optim.unet.lr=0.03")
+    assert again == first
+    with pytest.raises(ConfigError):
+        lab.run(*TWO, "optim.unet.lr=0.04", "lora.unet.targets=[nothing]")
+    assert not psutil.pid_exists(first[0])  # what is left after a failure may be in any state
+    _, alone = lab.run("optim.unet.lr=0.03", f"store.root={lab.root / 'other'}", "group_size=1")
+    assert adapters(run) == adapters(alone)
+
+
+@pytest.mark.parametrize("cause", ["killed", "surroundings", "one device", "other devices"])
+def test_a_device_that_is_of_no_use_any_more_is_ended(cause: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Crew(["cpu", "cpu"]) as crew:
+        crew._hire(1)
+    (pid,) = shards.idle_processes()
+    if cause == "killed":
+        os.kill(pid, signal.SIGKILL)
+        shards._idle[0]._process.wait()
+    elif cause == "surroundings":
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-of-another-job")
+    devices = {"one device": ["cpu"], "other devices": ["cpu", "cuda:0"]}
+    with Crew(devices.get(cause, ["cpu", "cpu"])) as crew:
+        if cause != "other devices":
+            crew._hire(1)
+    left = shards.idle_processes()
+    shards.dismiss()
+    assert pid not in left
+    assert not any(map(psutil.pid_exists, [pid, *left]))
+
+
+@pytest.mark.slow
 def test_a_device_ends_with_its_trial(lab: Lab) -> None:
     """Also in the middle of its work: the trial's process may have been killed."""
     endless = ("train.steps=1000000", "train.checkpoint_every=5")
@@ -141,8 +190,7 @@ def test_a_device_ends_with_its_trial(lab: Lab) -> None:
             assert shard._process.poll() is None
             time.sleep(0.1)
         assert shard._process.poll() is None
-        assert shard._process.stdin is not None
-        shard._process.stdin.close()
+        shard._link.shutdown(socket.SHUT_RDWR)  # as when our process is no more
         assert shard._process.wait(30.0) == 0
     finally:
         shard.end()

@@ -205,3 +205,17 @@ def write_events(folder: Path, payload: Payload, channel: Channel) -> Value:
             number += 1
     finally:
         (folder.parent / "full").touch()
+
+
+def keep_child(folder: Path, payload: Payload, channel: Channel) -> Value:
+    """End well and leave two processes of two generations each; one of the two is kept for the next job."""
+    started(folder)
+    left = []
+    for name in ("kept", "lost"):
+        (folder / name).mkdir()
+        child = subprocess.Popen([sys.executable, "-c", CHILD, str(folder / name), CHILD])
+        while len(list((folder / name).glob("child.*"))) < 2:
+            time.sleep(0.02)
+        left.append(child.pid)
+    channel.kept.add(left[0])
+    return {"pid": os.getpid(), "kept": left[0], "lost": left[1]}

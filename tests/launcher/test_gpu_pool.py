@@ -146,6 +146,20 @@ def test_a_worker_is_kept_after_an_exception_but_not_after_a_lack_of_memory(
     assert pids(executor, tmp_path, 1) != [first]
 
 
+def test_what_a_job_keeps_lives_on_for_the_workers_next_job(pool: Pool, tmp_path: Path) -> None:
+    executor = pool(cpu_slots=1)
+
+    def children(name: str) -> list[int]:
+        return [int(path.suffix[1:]) for path in (tmp_path / "job" / name).glob("child.*")]
+
+    assert ended(executor, executor.submit(spec(tmp_path / "job", "keep_child"))).code == 0
+    assert [len(children(name)) for name in ("kept", "lost")] == [2, 2]
+    assert all(map(runs, children("kept")))
+    assert not any(map(runs, children("lost")))
+    executor.close(kill=True)
+    happens(lambda: not any(map(runs, children("kept"))))
+
+
 def test_a_worker_that_grows_is_replaced(pool: Pool, tmp_path: Path) -> None:
     executor = pool(memory_growth=0.05)
     seen = []
