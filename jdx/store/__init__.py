@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 
 from jdx.errors import ConfigError, Fault
 from jdx.files import write_text
+from jdx.workspaces import lock_of, sweep, workspace
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ class Store:
     def _discard(self, stage: str, key: str, part: str, doom: Callable[[Path], bool]) -> None:
         target = self.path(stage, key, part)
         doomed = self.root / ".work" / f"doomed-{uuid.uuid4().hex}"
-        with FileLock(doomed.with_suffix(".lock")):
+        with FileLock(lock_of(doomed)):
             try:
                 target.rename(doomed)
             except FileNotFoundError:
@@ -140,7 +141,7 @@ class Store:
                 shutil.rmtree(doomed)
             else:
                 doomed.rename(target)
-        doomed.with_suffix(".lock").unlink(missing_ok=True)
+        lock_of(doomed).unlink(missing_ok=True)
 
     @contextmanager
     def locked(self, stage: str, keys: Iterable[str], what: str = "") -> Iterator[None]:
@@ -161,25 +162,12 @@ class Store:
     @contextmanager
     def workspace(self) -> Iterator[Path]:
         """A private folder on the store's file system, gone afterwards."""
-        folder = self.root / ".work" / uuid.uuid4().hex
-        lock = FileLock(folder.with_suffix(".lock"))
-        with lock:
-            folder.mkdir()
-            try:
-                yield folder
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.with_suffix(".lock").unlink(missing_ok=True)
+        with workspace(self.root / ".work" / uuid.uuid4().hex) as folder:
+            yield folder
 
     def _sweep(self) -> None:
-        """Remove workspaces whose process is gone (its lock is free)."""
-        for folder in (self.root / ".work").iterdir():
-            if not folder.is_dir():
-                continue
-            lock = FileLock(folder.with_suffix(".lock"))
-            with suppress(Timeout), lock.acquire(timeout=0):
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.with_suffix(".lock").unlink(missing_ok=True)
+        """Remove workspaces whose process is gone."""
+        sweep(folder for folder in (self.root / ".work").iterdir() if folder.is_dir())
 
 
 def _sizes(folder: Path) -> dict[str, int]:

@@ -7,10 +7,12 @@ import logging
 import os
 import select
 import signal
+import stat
 import subprocess
 import tempfile
 import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -23,6 +25,7 @@ from jdx.backends.base import TrainOutcome
 from jdx.backends.jittor.hearing import Hearing, Tasks, error_of, hear
 from jdx.errors import BackendError
 from jdx.progress import Progress
+from jdx.workspaces import lock_of, sweep, workspace
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +38,10 @@ SHOWN = 15
 """Last lines of a worker's output that an error shows."""
 PACKAGES = ("jdx", "data", "evaluation", "launcher", "sweeps")
 """What the worker may import of this project: jdx and data; the others because jdx looks for its siblings."""
+
+
+FOLDERS = "jdx-jittor-"
+"""How the names of workers' private folders begin, in the folder for temporary files."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,15 @@ def import_path(folder: Path) -> Path:
     return folder
 
 
+def _left(temporary: Path) -> Iterator[Path]:
+    """Private folders of this user's workers, ours of now or left by a killed trial; only those that have a lock."""
+    for folder in temporary.glob(f"{FOLDERS}*"):
+        with suppress(OSError):
+            found = folder.lstat()
+            if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and lock_of(folder).exists():
+                yield folder
+
+
 class Worker:
     """A process in the Jittor interpreter that takes one order after the other until it is closed.
 
@@ -89,9 +105,11 @@ class Worker:
         self._unread = b""
         self._told: deque[dict[str, Any]] = deque()
         self._closing = ExitStack()
-        folder = Path(self._closing.enter_context(tempfile.TemporaryDirectory(prefix="jdx-jittor-")))
-        self._folder = folder
-        path = str(import_path(folder / "path"))
+        temporary = Path(tempfile.gettempdir())
+        sweep(_left(temporary))
+        named = temporary / f"{FOLDERS}{uuid.uuid4().hex}"
+        self._folder = self._closing.enter_context(workspace(named, mode=0o700))
+        path = str(import_path(self._folder / "path"))
         try:
             self._start(command, {**env, "PYTHONPATH": path})
             self.ready = self._wait_ready()

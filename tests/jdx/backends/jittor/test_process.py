@@ -244,6 +244,45 @@ one.order(Path({str(folder)!r}), Path({str(tmp_path)!r}), NullProgress(), Hearin
     assert gone(Dead())  # type: ignore[arg-type]
 
 
+def test_a_killed_trials_folder_goes_at_the_next_start_and_those_in_use_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    (temporary / "jdx-jittor-abc").mkdir(parents=True)  # without a lock: whose it is cannot be known
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    code = f"""
+import time
+from pathlib import Path
+from tests.jdx.backends.jittor.scripted import start
+print(start(Path({str(tmp_path)!r})).folder, flush=True)
+time.sleep(300)
+"""
+    trial = subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(temporary)}, stdout=-1, text=True
+    )
+    first = second = None
+    try:
+        assert trial.stdout is not None
+        theirs = Path(trial.stdout.readline().strip())
+        assert theirs.parent == temporary
+        first = start(tmp_path)
+        assert (theirs / "path" / "jdx").is_symlink()
+        trial.kill()
+        trial.wait()
+        assert theirs.is_dir()
+        second = start(tmp_path)
+        assert not theirs.exists()
+        order(first, tmp_path, "tell.log('still here')")
+        assert first.folder.is_dir()
+    finally:
+        trial.kill()
+        trial.communicate()
+        for one in (first, second):
+            if one is not None:
+                one.end()
+    assert [path.name for path in temporary.iterdir()] == ["jdx-jittor-abc"]
+
+
 def test_an_interpreter_that_is_none_is_told(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match=r"/nowhere/python cannot be started: No such file"):
         start(tmp_path, python=Path("/nowhere/python"))
