@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what some tests run for real (Slurm with munge, PostgreSQL, Chromium, what Jittor compiles with) on Debian
-# or Ubuntu as root.
+# Installs what some tests run for real (Slurm with munge, PostgreSQL, Chromium, what Jittor compiles with, zsh, fish) on
+# Debian or Ubuntu as root.
 # Without root, apt-get or a network nothing is installed, and the tests that need them skip and say so.
 set -uo pipefail
 
@@ -12,6 +12,8 @@ command -v chromedriver >/dev/null || missing+=(chromium chromium-driver)
 command -v g++ >/dev/null || missing+=(g++)
 compgen -G '/usr/include/python3*/Python.h' >/dev/null || missing+=(python3-dev)
 [ -f /usr/include/dnnl.hpp ] || missing+=(libdnnl-dev)
+command -v zsh >/dev/null || missing+=(zsh)
+command -v fish >/dev/null || missing+=(fish)
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 skip() { echo "servers for tests not installed (${missing[*]}): $1; the tests that need them will skip"; exit 0; }
