@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from evaluation.formula import fid_is_defined
+
 Resize = Literal["tf1", "antialias"]
 RESIZES: tuple[str, ...] = get_args(Resize)
 INCEPTION_SIDE = 299
@@ -27,7 +29,7 @@ def frechet_distance(a: Matrix, b: Matrix) -> float:
     Raises:
         ValueError: fewer than two rows, different widths, or values that are not finite.
     """
-    if min(len(a), len(b)) < 2 or a.shape[1:] != b.shape[1:]:
+    if not fid_is_defined(len(a), len(b)) or a.shape[1:] != b.shape[1:]:
         raise ValueError(
             f"FID needs two sets of two or more features of one width, got {a.shape} and {b.shape}"
         )
@@ -56,7 +58,7 @@ def distances_without(a: Sequence[Matrix], b: Sequence[Matrix]) -> list[float] |
     if len(a) < 2 or a[0].shape[1] > WIDEST_PARTED:
         return None
     rest = [(_but(a, k), _but(b, k)) for k in range(len(a))]
-    if min(len(rows) for pair in rest for rows in pair) < 2:
+    if not all(fid_is_defined(len(generated), len(references)) for generated, references in rest):
         return None
     return [frechet_distance(generated, references) for generated, references in rest]
 

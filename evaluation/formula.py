@@ -6,6 +6,7 @@ from evaluation.errors import ScoreError
 
 # FID of 20 and above earns nothing.
 FID_CEILING = 20.0
+FID_NEEDS = "FID needs two pictures on each side"
 _RANGES = {
     "dino": (-1.0, 1.0),
     "hist": (-1.0, 1.0),
@@ -16,6 +17,11 @@ _RANGES = {
 }
 # Rounding may put a cosine a hair above 1; anything more is a mistake of the caller.
 _SLACK = 1e-5
+
+
+def fid_is_defined(generated: int, references: int) -> bool:
+    """Whether there are pictures enough (`FID_NEEDS`): one has no covariance. Without FID there is no final score."""
+    return min(generated, references) >= 2
 
 
 def final_score(

@@ -13,7 +13,7 @@ from torch import Tensor
 from evaluation.errors import ScoreError
 from evaluation.fid import distances_without, frechet_distance, full_rank
 from evaluation.folders import Fault
-from evaluation.formula import check_metrics
+from evaluation.formula import FID_NEEDS, check_metrics, fid_is_defined
 from evaluation.report import ScoreReport, StyleScore
 
 _NUMBERS, _VECTORS = "marks.json", "fid.safetensors"
@@ -79,7 +79,7 @@ def report_of(
         raise ScoreError(f"styles {', '.join(others)} were marked by other judges: score the whole set again")
     generated = torch.cat([one.generated for one in marks.values()])
     references = torch.cat([one.references for one in marks.values()])
-    defined = min(len(generated), len(references)) > 1
+    defined = fid_is_defined(len(generated), len(references))
     scale = float(first.judges["settings"]["fid_scale"])
     report = ScoreReport(
         styles={style: one.score for style, one in marks.items()},
@@ -104,8 +104,8 @@ def _without(marks: Mapping[str, StyleMarks], scale: float) -> dict[str, float]:
 
 def _fid_faults(n: int, m: int, dims: int) -> list[Fault]:
     counts = f"{n} generated and {m} reference pictures"
-    if min(n, m) < 2:
-        message = f"FID needs two pictures on each side, there are {counts}: no FID and no final score"
+    if not fid_is_defined(n, m):
+        message = f"{FID_NEEDS}, there are {counts}: no FID and no final score"
         return [Fault("fid_undefined", "error", message)]
     if full_rank(n, m, dims):
         return []

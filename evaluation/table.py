@@ -4,6 +4,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from evaluation.formula import FID_NEEDS
 from evaluation.report import METRICS, ScoreReport
 
 _HEADS = {
@@ -29,7 +30,7 @@ def print_report(report: ScoreReport, console: Console) -> None:
         highlight=False,
     )
     if report.final_score is None:
-        console.print("[red]No final score: FID needs two pictures on each side.[/red]")
+        console.print(f"[red]No final score: {FID_NEEDS}.[/red]")
         return
     style, quality = report.style_part, report.quality_part
     line = f"[bold]Final score {report.final_score:.6f}[/bold] = style {style:.6f} × quality {quality:.6f}"

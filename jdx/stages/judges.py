@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from data.challenge import ChallengeSet
+from evaluation.formula import FID_NEEDS, fid_is_defined
 from jdx.device_list import device_of, index_of
 from jdx.schema import Evaluation, TrialConfig, plain
 from jdx.words import counted
@@ -101,10 +102,10 @@ def say_unscorable(config: TrialConfig, challenge: ChallengeSet) -> None:
     """Say it, before a trial spends its hours, where its set is too small for a final score."""
     pictures = sum(len(style.prompts) for style in challenge.styles)
     references = sum(len(style.references) for style in challenge.styles)
-    if config.evaluation.judges != NONE and min(pictures, references) < 2:
+    if config.evaluation.judges != NONE and not fid_is_defined(pictures, references):
         log.warning(
-            "there will be no final score: FID needs two pictures on each side, and the styles of this trial have "
-            "%s and %s in all",
+            "there will be no final score: %s, and the styles of this trial have %s and %s in all",
+            FID_NEEDS,
             counted(pictures, "prompt"),
             counted(references, "reference picture"),
         )
