@@ -28,7 +28,7 @@ class Row:
     value: float
     unit: str
     note: str = ""
-    gib: float | None = None  # most memory that tensors took
+    gib: float | None = None  # most memory that tensors took, see `peak`
 
 
 @dataclass
@@ -87,7 +87,10 @@ def seconds_of(work: Callable[[], object], times: int = 3, warm_up: int = 1) -> 
 
 @contextmanager
 def peak() -> Iterator[list[float]]:
-    """The most memory in GiB that tensors took inside, in the list afterwards."""
+    """The most memory in GiB that tensors took inside, in the list afterwards.
+
+    What a CUDA graph keeps for intermediate results counts only while it is recorded: they are no tensors afterwards.
+    """
     found: list[float] = []
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

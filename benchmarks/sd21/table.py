@@ -21,7 +21,7 @@ def tables(records: Iterable[Mapping[str, Any]]) -> str:
     records = list(records)
     where = dict.fromkeys(_where(record["environment"]) for record in records)
     rows = [row for record in records for row in record["rows"]]
-    lines = [*where, "", "| subject | what | value | GiB | how |", "|---|---|---|---|---|"]
+    lines = [*where, "", "| subject | what | value | GiB of tensors | how |", "|---|---|---|---|---|"]
     for row in rows:
         memory = "" if row["gib"] is None else f"{row['gib']:.1f}"
         lines.append(
@@ -58,7 +58,7 @@ def _ratios(rows: list[dict[str, Any]]) -> list[str]:
         ),
         ("drawing against a call per prompt", "≥ 4.7 ×", _over(drawn, best, "draw", "pipeline, 1 ")),
         ("drawing against calls of 25", "≥ 1.35 ×", _over(drawn, best, "draw", "pipeline, 25")),
-        ("drawing, UNet's share of the roof (decoding counted as time)", "≥ 55 %", share),
+        ("drawing, share of the roof (the UNet's products; decoding's time too)", "≥ 55 %", share),
         ("StyleID against picture by picture", "≥ 6 ×", _under(best, "styleid", "picture by picture", "jdx")),
         ("2 cards against 1", "≥ 1.9 ×", _under(best, "scaling", "1 cards", "2 cards")),
         ("4 cards against 1", "≥ 3.6 ×", _under(best, "scaling", "1 cards", "4 cards")),
