@@ -217,10 +217,11 @@ def _small(sizes: Sizes) -> list[str]:
 
 
 def scaling(bench: Bench) -> None:
-    """One trial's training on 1, 2, ... cards: the seconds that a whole training takes more than its first 20 steps.
+    """One trial's training of all styles on 1, 2, ... cards: seconds of the whole trial, in a warm process.
 
-    A trial before them makes the class pictures and encodings of all; learning rates of their own keep the trials'
-    adapters apart, so that none goes on from another's steps.
+    A trial before them makes the class pictures and encodings of all, and a short one for each number of cards starts
+    their processes. Learning rates of their own keep the trials' adapters apart, so that none goes on from another's
+    steps.
     """
     folder, sizes = bench.out / f"scaling{os.getpid()}", bench.sizes
     whole.made_up_set(folder, "tiny", sizes.styles + 1, 1)
@@ -232,12 +233,14 @@ def scaling(bench: Bench) -> None:
         words = whole.overrides(folder, model_folder, [*common, *own, *_kernels(bench), *_small(sizes)])
         return whole.run(folder, words, f"{count}-{steps}-{rate}")[0]
 
-    few, more = 20, 20 + sizes.train_steps
+    few, all_of_them = 20, 20 + sizes.train_steps
     seconds(1, few, "9.5e-5")
     for count in bench.cards or [n for n in (1, 2, 4, 8) if n <= max(1, cards)]:
-        taken = seconds(count, few, f"{count}e-5"), seconds(count, more, f"{count}.5e-5")
-        note = f"whole trials {taken[0]:.0f}, {taken[1]:.0f} s"
-        bench.rows.add("scaling", f"{count} cards", taken[1] - taken[0], "s", note)
+        short, taken = seconds(count, few, f"{count}e-5"), seconds(count, all_of_them, f"{count}.5e-5")
+        note = (
+            f"{all_of_them} steps; {few} steps before it, with the cards' processes to start, {short:.0f} s"
+        )
+        bench.rows.add("scaling", f"{count} cards", taken, "s", note)
 
 
 SUBJECTS: dict[str, Callable[[Bench], None]] = {
