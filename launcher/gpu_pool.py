@@ -71,6 +71,7 @@ class GpuPool(Executor):
         self._live: set[str] = set()  # started or adopted, and not over
         self._queue: deque[str] = deque()
         self._workers: list[Worker] = []
+        self._full = ""  # why the first of the queue waits, where that is a disk
         self._host = socket.gethostname()
 
     # -- the contract -----------------------------------------------------------------------------------------------
@@ -302,11 +303,17 @@ class GpuPool(Executor):
         spec = self._jobs[name].spec
         assert spec is not None
         try:
-            return self._started(spec)
+            started = self._started(spec)
         except OSError as error:
             if error.errno not in FULL:
                 raise
+            if not self._full:
+                places = f"{spec.folder} or {self._room.leases.root}"
+                log.warning("%s waits for room in %s: %s", self._name(name), places, error.strerror)
+            self._full = f"waits for room on the disk: {error.strerror}"
             return False
+        self._full = ""
+        return started
 
     def _started(self, spec: JobSpec) -> bool:
         key = (spec.gpus, spec.cpus, tuple(sorted(spec.env.items())))
@@ -385,7 +392,7 @@ class GpuPool(Executor):
         if job.final is not None:
             return job.final
         if name in self._queue:
-            return Status(State.PENDING, reason="waits for a free place")
+            return Status(State.PENDING, reason=self._full or "waits for a free place")
         lease = read_lease(job.folder)
         started = lease.get("started") if lease.get("attempt") == job.attempt else None
         gpus = tuple(lease.get("gpus", ()))

@@ -417,19 +417,30 @@ def full_disk(
     ("key", "code"), [("host", errno.ENOSPC), ("host", errno.EDQUOT), ("share", errno.ENOSPC)]
 )
 def test_a_job_waits_for_room_for_its_leases_and_keeps_nothing_meanwhile(
-    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, code: int
+    pool: Pool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    key: str,
+    code: int,
 ) -> None:
     executor, other = pool(FakeCards(2)), pool(FakeCards(2))
     make_room = full_disk(monkeypatch, code, key)
     handle = executor.submit(spec(tmp_path / "job", "add", a=1, b=1, gpus=2))
     for _ in range(3):
         status = executor.poll([handle])[handle["id"]]
-        assert (status.state, status.reason) == (State.PENDING, "waits for a free place")
+        assert (status.state, status.reason) == (
+            State.PENDING,
+            f"waits for room on the disk: {os.strerror(code)}",
+        )
         assert ([slot.used for slot in executor.slots()], other.capacity()) == ([0.0, 0.0], 2)
         assert not is_held(tmp_path / "job")
         assert read_result(tmp_path / "job") is None
     assert executor._workers == []
+    assert [f"job waits for room in {tmp_path}" in text for text in caplog.messages] == [True]
+    other_job = executor.submit(spec(tmp_path / "next", "add", a=1, b=1, gpus=2))
     make_room()
+    assert executor.poll([other_job])[other_job["id"]].reason == "waits for a free place"
     status = ended(executor, handle)
     assert (status.code, status.gpus) == (0, ("GPU-0", "GPU-1"))
 
