@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jdx.disk import FULL
 from launcher.base import Handle, JobSpec, Kind, State, Status, job_id
 from launcher.folder import JOB, STOP, read_events, read_json, read_result, write_atomic
 from sweeps.ledger import Ticket
@@ -151,7 +152,7 @@ class Job:
         try:
             _append(self.folder / FAILURES, vars(failure))
         except OSError as error:
-            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            if error.errno not in FULL:
                 raise
             # This controller knows it all the same; a later one finds the attempt's result, or that it was lost.
             log.warning("%s: %s; not written down: %s", self.name, failure, error.strerror)

@@ -6,7 +6,6 @@ controller goes on from there: finished jobs are taken in, running ones adopted,
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
 import signal
@@ -20,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from jdx.disk import FULL
 from jdx.words import counted
 from launcher.base import AlreadyRunningError, Executor, JobSpec, State, Status, UnreachableError
 from launcher.folder import ask_to_stop, read_events, read_lease
@@ -430,7 +430,7 @@ class Controller:
             self._resting_until = time.monotonic() + REST
             return False
         except OSError as error:
-            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            if error.errno not in FULL:
                 raise
             if job.handle is None:
                 self.queue.appendleft(job)
