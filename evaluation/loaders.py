@@ -26,8 +26,9 @@ from evaluation.preprocess import (
     RawPreprocess,
     SquarePreprocess,
 )
+from evaluation.states import read_state
 from evaluation.trunks import InceptionStem, SqueezeTrunk, load_state, load_trunk
-from evaluation.weights import Located, digest_of_tokenizer, read_state
+from evaluation.weights import Located, digest_of_tokenizer
 
 
 @dataclass

@@ -4,25 +4,21 @@ import hashlib
 import logging
 import os
 import urllib.request
-import zipfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file
-from torch import Tensor
-
 from evaluation.errors import JudgesError
 from evaluation.files import write_atomic
-from evaluation.judges import NOUNS, JudgeSpec, NetworkSpec
+from evaluation.judges import NOUNS, ROLES, JudgeSpec, NetworkSpec
 
 _log = logging.getLogger(__name__)
 
 _TIMEOUT_S = 30
+_REACH_S = 5
 _READERS = 4  # weight files that are read at once
 _HF_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 _HF_TOKENIZERS = ("tokenizer.json", "vocab.json")
@@ -61,16 +57,51 @@ def locate(judges: JudgeSpec) -> dict[str, Located]:
     Raises:
         JudgesError: names every network that cannot be had, why, and the option that points to a local copy.
     """
+    found = _find(judges, fetch=True)
+    _read_ahead(found.values())
+    return {role: replace(one, digest=_digest(one)) for role, one in found.items()}
+
+
+def check(judges: JudgeSpec) -> None:
+    """Look for the files of every role without reading weights. What is not here counts as there, and is not fetched,
+    as long as the hub answers.
+
+    Raises:
+        JudgesError: as `locate`.
+    """
+    if len(_find(judges, fetch=False)) < len(ROLES) and not _hub_answers():
+        _find(judges, fetch=True)  # to be refused, in its words
+
+
+def _hub_answers() -> bool:
+    import httpx
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        httpx.head(constants.ENDPOINT, timeout=_REACH_S, follow_redirects=True)
+    except httpx.HTTPError:
+        return False
+    return True
+
+
+def _find(judges: JudgeSpec, *, fetch: bool) -> dict[str, Located]:
+    """Where the networks are, without their digests and without those that `fetch` would have to bring."""
     found: dict[str, Located] = {}
     faults: dict[str, list[str]] = {}
     for role, spec in judges.items():
         try:
-            place = _place(spec)
+            place = _place(spec, fetch)
+            if place is None:
+                continue
             if lacking := _missing(spec, place):
                 faults[role] = lacking
                 continue
-            tokenizer = _tokenizer(spec, judges) if spec.kind == "clip_rn50" else None
-            found[role] = Located(spec, place, "", tokenizer)
+            needs_tokenizer = spec.kind == "clip_rn50"
+            tokenizer = _tokenizer(spec, judges, fetch) if needs_tokenizer else None
+            if tokenizer is not None or not needs_tokenizer:
+                found[role] = Located(spec, place, "", tokenizer)
         except JudgesError as error:
             faults[role] = [str(error)]
     if faults:
@@ -80,8 +111,7 @@ def locate(judges: JudgeSpec) -> dict[str, Located]:
             f"the judge set {judges.name!r} is not complete:{listed}\n"
             f"Point to local copies with {hint}, or use another set with --backbones (docs/judges.md)."
         )
-    _read_ahead(found.values())
-    return {role: Located(one.spec, one.place, _digest(one), one.tokenizer) for role, one in found.items()}
+    return found
 
 
 def identity(judges: JudgeSpec) -> dict[str, Any]:
@@ -116,12 +146,13 @@ def _option(value: Any) -> Any:
     return _known_digest(value)
 
 
-def _place(spec: NetworkSpec) -> Path:
+def _place(spec: NetworkSpec, fetch: bool) -> Path | None:
+    """None: it is not here, and was not to be fetched."""
     if spec.path is not None:
         return spec.path
     if spec.hub is not None:
-        return _hub(spec.hub, _MODEL_FILES, (*_MODEL_NEEDS, *_needs_of(spec)))
-    return _from_urls(spec.urls, spec.sha256)
+        return _hub(spec.hub, _MODEL_FILES, (*_MODEL_NEEDS, *_needs_of(spec)), fetch)
+    return _from_urls(spec.urls, spec.sha256) if fetch else _here(spec.urls)
 
 
 def _missing(spec: NetworkSpec, place: Path) -> list[str]:
@@ -153,16 +184,18 @@ def _absent(place: Path, wanted: Iterable[tuple[str, ...]]) -> list[str]:
     ]
 
 
-def _tokenizer(spec: NetworkSpec, judges: JudgeSpec) -> Path:
+def _tokenizer(spec: NetworkSpec, judges: JudgeSpec, fetch: bool) -> Path | None:
     """CLIP's tokenizer: the one named, else that of the CLIP-R network, which is the same."""
     named = spec.options.get("tokenizer")
     if named is None:
-        return _place(judges.clip_r)
-    return named if isinstance(named, Path) else _hub(str(named), _TOKENIZER_FILES, (_HF_TOKENIZERS,))
+        return _place(judges.clip_r, fetch)
+    return named if isinstance(named, Path) else _hub(str(named), _TOKENIZER_FILES, (_HF_TOKENIZERS,), fetch)
 
 
 @lru_cache(maxsize=32)
-def _hub(name: str, patterns: tuple[str, ...], needs: tuple[tuple[str, ...], ...]) -> Path:
+def _hub(
+    name: str, patterns: tuple[str, ...], needs: tuple[tuple[str, ...], ...], fetch: bool
+) -> Path | None:
     from huggingface_hub import snapshot_download
 
     wanted = list(patterns)
@@ -172,6 +205,8 @@ def _hub(name: str, patterns: tuple[str, ...], needs: tuple[tuple[str, ...], ...
             return local
     except Exception as error:  # whatever the reason, the download below decides
         _log.debug("%s is not in the local cache: %s", name, error)
+    if not fetch:
+        return None
     try:
         return Path(snapshot_download(name, allow_patterns=wanted, etag_timeout=_TIMEOUT_S))
     except Exception as error:  # each library below raises its own; all mean "cannot be had"
@@ -179,16 +214,26 @@ def _hub(name: str, patterns: tuple[str, ...], needs: tuple[tuple[str, ...], ...
         raise JudgesError(f"{name} is not in the local cache and cannot be downloaded ({reason})") from error
 
 
+def torch_hub() -> Path:
+    """Where torch.hub keeps what it downloads, as `torch.hub.get_dir` says without torch having to be imported."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
+    return Path(os.environ.get("TORCH_HOME", cache / "torch")).expanduser() / "hub"
+
+
+def _here(urls: tuple[str, ...]) -> Path | None:
+    """A file of these addresses that somebody has downloaded before."""
+    folders = (weights_dir(), torch_hub() / "checkpoints", Path("~/.cache/clip").expanduser())
+    return next((path for folder in folders if (path := folder / _name(urls)).is_file()), None)
+
+
+def _name(urls: tuple[str, ...]) -> str:
+    return urls[0].rsplit("/", 1)[-1]
+
+
 def _from_urls(urls: tuple[str, ...], sha256: str) -> Path:
-    name = urls[0].rsplit("/", 1)[-1]
-    for folder in (
-        weights_dir(),
-        Path(torch.hub.get_dir()) / "checkpoints",
-        Path("~/.cache/clip").expanduser(),
-    ):
-        if (folder / name).is_file():
-            return folder / name
-    reasons = []
+    if (there := _here(urls)) is not None:
+        return there
+    name, reasons = _name(urls), []
     for url in urls:
         try:
             return _download(url, weights_dir() / name, sha256)
@@ -255,30 +300,3 @@ def _files(one: Located) -> list[Path]:
 def _file_digest(path: Path, mtime_ns: int, size: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The state dict in a `.safetensors`, `.pt`, `.pth` or TorchScript file; runs no pickled code.
-
-    Raises:
-        JudgesError: it is none of these.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        if _is_torchscript(path):
-            archive = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
-            return dict(archive.state_dict())
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and safetensors raise half a dozen types for a damaged file
-        raise JudgesError(f"{path}: no readable weight file ({error})") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise JudgesError(f"{path}: a state dict (names to tensors) is wanted")
-    return state
-
-
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("constants.pkl") for name in archive.namelist())

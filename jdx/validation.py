@@ -23,10 +23,13 @@ FOREIGN = ("launcher",)
 _LINK = re.compile(r"\$\{([\w.]+)\}")
 
 
-def build(config: Mapping[str, Any], borrowed: Mapping[str, str] | None = None) -> TrialConfig:
+def build(
+    config: Mapping[str, Any], borrowed: Mapping[str, str] | None = None, *, files: bool = True
+) -> TrialConfig:
     """Check a plain nested mapping and return the trial's record; where it is launched is no part of a trial.
 
     borrowed: {setting: the one whose value it takes over}; a wrong value is told under the latter's name alone.
+    files: whether the files that settings name must be on this machine.
     Raises: ConfigError with every fault; cross-field faults are looked for only where the fields themselves are right.
     """
     config = {key: value for key, value in config.items() if key not in FOREIGN}
@@ -42,7 +45,7 @@ def build(config: Mapping[str, Any], borrowed: Mapping[str, str] | None = None) 
         faults += [fault for fault in told(error.errors()) if fault.key not in asked]
         wrong, lent = {fault.key for fault in faults}, borrowed or {}
         raise ConfigError([fault for fault in faults if lent.get(fault.key) not in wrong]) from None
-    faults += contradictions(trial)
+    faults += contradictions(trial) + (file_faults(trial) if files else [])
     if faults:
         raise ConfigError(faults)
     return trial
@@ -115,7 +118,6 @@ def contradictions(trial: TrialConfig) -> list[Fault]:
         *window_faults(trial),
         *_blend_faults(trial),
         *_joint_faults(trial),
-        *_file_faults(trial),
     ]
 
 
@@ -210,7 +212,7 @@ def _prior_faults(trial: TrialConfig) -> list[Fault]:
 
 
 def _init_faults(trial: TrialConfig) -> list[Fault]:
-    """A start from which nothing is drawn, or that is no picture; those of single styles are looked for later."""
+    """A start from which nothing is drawn."""
     init, steps, faults = trial.method.init, trial.sampler.steps, []
     if init.picture == "none":
         return []
@@ -222,12 +224,6 @@ def _init_faults(trial: TrialConfig) -> list[Fault]:
     elif int(steps * init.strength) < 1:
         remedy = f"leaves none of sampler.steps = {steps} to run: at least {1 / steps:.3g}"
         faults.append(Fault("method.init.strength", str(init.strength), remedy))
-    one_for_all = init.picture != "average" and "{style}" not in init.picture
-    if one_for_all and not Path(init.picture).is_file():
-        remedy = (
-            "must be none, average, or the path of a picture, in which {style} may stand for the style's id"
-        )
-        faults.append(Fault("method.init.picture", repr(init.picture), remedy))
     return faults
 
 
@@ -338,8 +334,15 @@ def _joint_faults(trial: TrialConfig) -> list[Fault]:
     return faults
 
 
-def _file_faults(trial: TrialConfig) -> list[Fault]:
+def file_faults(trial: TrialConfig) -> list[Fault]:
+    """Files that settings name and that are not there; start pictures of single styles are looked for later."""
     faults = []
+    picture = trial.method.init.picture
+    if picture not in {"none", "average"} and "{style}" not in picture and not Path(picture).is_file():
+        remedy = (
+            "must be none, average, or the path of a picture, in which {style} may stand for the style's id"
+        )
+        faults.append(Fault("method.init.picture", repr(picture), remedy))
     if trial.sampler.seeds is not None and not Path(trial.sampler.seeds).is_file():
         faults.append(Fault("sampler.seeds", trial.sampler.seeds, "no such file; null draws the seeds"))
     judges = trial.evaluation.judges

@@ -35,6 +35,11 @@ class Launch:
     own: Any
     """The record of the executor's own settings."""
 
+    @property
+    def is_here(self) -> bool:
+        """Whether jobs are known to run on this machine; what is said nothing of may run anywhere."""
+        return bool(getattr(self.own, "is_here", False))
+
     def executor(self) -> Executor:
         """Make it. Raises: RefusedError with what to install or to start, and what the executor says."""
         maker: Callable[[Any], Executor] = _load(EXECUTORS[self.name][1])

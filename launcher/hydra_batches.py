@@ -40,6 +40,8 @@ from launcher.warm import with_path
 
 BATCH = ".hydra_batch.json"
 """In a job's folder: which batch it belongs to."""
+HERE = ("basic", "joblib", "submitit_local")
+"""Hydra's launchers that start their jobs on the controller's machine."""
 SIGNING = 10.0
 """Seconds that a worker may take from its lease to its name in it."""
 
@@ -54,6 +56,11 @@ class HydraSettings:
     """Jobs handed over together."""
     overrides: list[str] = field(default_factory=list)
     """The launcher's own settings: [hydra.launcher.n_jobs=4]."""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether that launcher is known to run jobs on this machine."""
+        return self.launcher in HERE
 
 
 @dataclass

@@ -63,3 +63,8 @@ class PoolSettings:
     """Seconds without a heartbeat before it is killed."""
     probe_every: Seconds = 60.0
     """Seconds between two probes of a card that failed."""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether jobs run on the controller's machine, and so see its disks and cards."""
+        return True

@@ -94,6 +94,10 @@ class Ledger:
             self._counted = time.monotonic()
         return max(0, self.n_trials - self._begun)
 
+    def is_running(self) -> bool:
+        """Whether trials were begun, by anybody, and have not ended."""
+        return bool(self.storage.get_all_trials(self.study_id, deepcopy=False, states=(TrialState.RUNNING,)))
+
     @property
     def may_look_ahead(self) -> bool:
         """Whether the next point may be asked for before a slot is free: no result could change it.

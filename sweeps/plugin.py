@@ -36,6 +36,7 @@ DEFAULTS: dict[str, Any] = {
     "objectives": ["value"],
     "params": None,
     "custom_search_space": None,
+    "preflight": None,
     "n_trials": None,
     "n_jobs": None,
     "seeds": [],

@@ -43,6 +43,7 @@ class Settings:
     max_failure_rate: Annotated[float, Field(ge=0, le=1)] = 1.0  # share of failed trials that ends the sweep
     params: dict[str, Any] | None = None  # the search space
     custom_search_space: str | None = None  # module.function(trial, config) for what depends on other values
+    preflight: str | None = None  # module.function(points, here=...), asked before the first trial
     timeout: Annotated[float, Field(gt=0)] | None = None  # seconds of one job; null = launcher.timeout
     retries: Annotated[int, Field(ge=0)] = 2  # of a failed attempt
     seeds: list[Annotated[int, Field(ge=0)]] = Field(

@@ -207,18 +207,26 @@ def _interval(value: IntervalSweep, log: bool) -> Dimension:
 
 def load_hook(name: str | None) -> tuple[Hook | None, list[Fault]]:
     """`module.function` as a hook. Its parameters may come in either order: (trial, config) or (config, trial)."""
+    function, faults = load_function("hydra.sweeper.custom_search_space", name, "(trial, config)")
+    if function is None or list(inspect.signature(function).parameters)[:1] == ["trial"]:
+        return function, faults
+    return lambda trial, config: function(config, trial), []
+
+
+def load_function(
+    setting: str, name: str | None, called: str
+) -> tuple[Callable[..., Any] | None, list[Fault]]:
+    """What a setting names as `module.function`; called: with what it will be called, in words."""
     if not name:
         return None, []
     module, _, attribute = name.rpartition(".")
     try:
         function = getattr(importlib.import_module(module), attribute)
-        parameters = list(inspect.signature(function).parameters)
+        inspect.signature(function)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
-        remedy = f"cannot be imported ({error}); give module.function, called with (trial, config)"
-        return None, [Fault("hydra.sweeper.custom_search_space", name, remedy)]
-    if parameters[:1] == ["trial"]:
-        return function, []
-    return lambda trial, config: function(config, trial), []
+        remedy = f"cannot be imported ({error}); give module.function, called with {called}"
+        return None, [Fault(setting, name, remedy)]
+    return function, []
 
 
 def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Value:

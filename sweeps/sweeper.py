@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from sweeps.controller import Controller, Rules, TooManyFailuresError
 from sweeps.job import TARGET, task_of
 from sweeps.ledger import OWNER_STALE, Ledger, Ticket, open_study, owner_name
 from sweeps.plan import PlanSampler, every_point
+from sweeps.preflight import Preflight, configs, load_preflight, some_points
 from sweeps.results import Report, write_report
 from sweeps.samplers import LISTED, SAMPLERS, make_pruner, make_sampler, target_of
 from sweeps.scores import mode_of
@@ -53,6 +54,7 @@ log = logging.getLogger(__name__)
 N_TRIALS = 20
 """Trials where neither the user nor a grid says how many; hydra-optuna-sweeper's number."""
 LOCK = "controller.lock"
+HEAD = "sweep.json"
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Setting:
     task: Mapping[str, str]
     launch: Launch
     notes: Sequence[str] = ()  # what was read otherwise than it was written
+    preflight: Preflight | None = None  # the application's own look before the first trial
 
     @property
     def n_trials(self) -> int:
@@ -87,6 +90,19 @@ class Setting:
         """A point as the words of a command."""
         repetition = [] if seed is None else [f"{self.settings.seed_key}={seed}"]
         return [*self.space.words(params), *repetition]
+
+    def _words(self, params: Mapping[str, Value], seed: int | None) -> list[str]:
+        """A point as the composer wants it, which knows the fixed overrides."""
+        return self.overrides(params, seed)[len(self.space.fixed) :]
+
+    def look(self) -> list[str]:
+        """Have the application look at some points; returns what is to be said. Raises: as it does."""
+        if self.preflight is None:
+            return []
+        seed = next(iter(self.settings.seeds), None)
+        points = some_points(self.space, self.config)
+        seen = configs(self.composer, points, lambda params: self._words(params, seed))
+        return list(self.preflight(seen, here=self.launch.is_here))
 
     def spec(self, ticket: Ticket, seed: int | None, folder: Path, attempt: int) -> JobSpec:
         """The job of one attempt."""
@@ -119,7 +135,7 @@ class Setting:
 
     def _job_config(self, ticket: Ticket, seed: int | None) -> Any:
         """The trial's configuration, composed here: what is in conf/ now is what all trials run on."""
-        config = self.composer(self.overrides(ticket.params, seed)[len(self.space.fixed) :])
+        config = self.composer(self._words(ticket.params, seed))
         hydra = config["hydra"]
         hydra["job"] |= {"id": f"{self.name}_{ticket.number}", "num": ticket.number}
         hydra["sweep"]["dir"] = str(self.folder)
@@ -141,6 +157,8 @@ def sweep(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     setting = prepare(given, arguments, context, task_function, config)
     warnings.filterwarnings("ignore", category=ExperimentalWarning)
+    if not (setting.folder / HEAD).exists():  # else once it is known whether a trial is left to run
+        setting = replace(setting, notes=[*setting.notes, *setting.look()], preflight=None)
     with _alone(setting.folder), told({"sweep": setting.folder}):
         return _sweep(setting)
 
@@ -158,6 +176,7 @@ def prepare(
     points = _points(settings, space, config)
     make_sampler(settings.sampler if points is None else "random")
     make_pruner(settings.pruner)
+    preflight = load_preflight(settings.preflight)
     launch = _launch(config)
     base = context.config_loader.load_sweep_config(config, list(space.fixed))
     _try_point(context, config, space, settings)
@@ -178,7 +197,9 @@ def prepare(
     composer = Composer(context.config_loader, config, space.fixed)
     task = task_of(task_function)
     notes = _notes(given, settings, config)
-    return Setting(settings, space, points, content, name, folder, config, composer, task, launch, notes)
+    return Setting(
+        settings, space, points, content, name, folder, config, composer, task, launch, notes, preflight
+    )
 
 
 def _notes(given: Mapping[str, Any], settings: Settings, config: DictConfig) -> list[str]:
@@ -275,11 +296,13 @@ def _sweep(setting: Setting) -> Report:
         pruner=make_pruner(settings.pruner),
         where=str(folder),
     )
-    _write_head(setting)  # not before: a command that the study refuses changes nothing here
     shared = settings.storage is not None and not settings.storage.startswith("sqlite")
     ledger = Ledger(
         study, storage, setting.space, n_trials=setting.n_trials, owner=owner_name(folder), shared=shared
     )
+    if ledger.left() or ledger.is_running():  # a finished study only tells what it has found
+        setting = replace(setting, notes=[*setting.notes, *setting.look()])
+    _write_head(setting)  # not before: a command that is refused changes nothing here
     view = make_view(setting.name)
     view.start()
     try:
@@ -372,7 +395,7 @@ def _program(task: Mapping[str, str]) -> str:
 
 def _check_folder(setting: Setting) -> None:
     """Two studies in one folder would take each other's trials for their own. Raises: ConfigError."""
-    there = read_json(setting.folder / "sweep.json")
+    there = read_json(setting.folder / HEAD)
     if there and there.get("study") not in {None, setting.name}:
         remedy = (
             f"holds the sweep {there['study']}, and this is {setting.name}: give it a folder of its own, such as "
@@ -391,7 +414,7 @@ def _write_head(setting: Setting) -> None:
         "command": f"{_program(setting.task)} {typed(sys.argv[1:])}",
         "content": setting.content.plain(),
     }
-    write_atomic(setting.folder / "sweep.json", json.dumps(head, indent=1, ensure_ascii=False) + "\n")
+    write_atomic(setting.folder / HEAD, json.dumps(head, indent=1, ensure_ascii=False) + "\n")
     OmegaConf.save(OmegaConf.masked_copy(setting.config, "hydra"), setting.folder / "multirun.yaml")
 
 

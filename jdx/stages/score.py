@@ -30,14 +30,17 @@ READERS = 8
 """Threads that decode references."""
 
 
-def check_judges(settings: Evaluation) -> list[Fault]:
-    """What keeps the judges from scoring, seen before a trial spends its hours; hub networks are fetched here."""
+def check_judges(settings: Evaluation, *, fetch: bool = True) -> list[Fault]:
+    """What keeps the judges from scoring, seen before a trial spends its hours.
+
+    fetch: whether networks that are not here are fetched and all are read once, or what the hub has counts as there.
+    """
     if settings.judges == NONE:
         return []
-    from evaluation.weights import locate
+    from evaluation.weights import check, locate
 
     try:
-        locate(judges_of(settings))
+        (locate if fetch else check)(judges_of(settings))
     except JudgesError as error:
         remedy = "in a trial: evaluation.networks.dino=PATH and so on, or evaluation=none to skip the score"
         return [Fault("evaluation.judges", settings.judges, f"{error}\n      ({remedy})")]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from evaluation import JudgesError, JudgeSpec, load_judges
+from evaluation import JudgesError, JudgeSpec, load_judges, weights
 from evaluation.judges import MINI, ROLES
 from evaluation.trunks import ConvTrunk, StageConfig, TrunkConfig, load_trunk, save_trunk
 from evaluation.weights import locate
@@ -83,6 +83,48 @@ def test_offline_every_network_that_cannot_be_had_is_named(
     for name in named:
         assert name in str(caught.value)
     assert str(caught.value).count("no route to host") >= len(named)
+
+
+def test_a_check_reads_and_fetches_nothing_and_offline_it_tells_what_locate_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_judges: Path
+) -> None:
+    asked: list[str] = []
+
+    def refuse(*args: object, local_files_only: bool = False, **kwargs: object) -> None:
+        asked.extend([] if local_files_only else ["fetch"])
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    for name in ("JDX_WEIGHTS", "HOME", "TORCH_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    challenge = JudgeSpec.named("challenge")
+    monkeypatch.setattr("httpx.head", lambda *args, **kwargs: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    weights.check(challenge)
+    assert asked == []
+    with pytest.raises(JudgesError, match=r"lpips: /nowhere"):
+        weights.check(challenge.pointed_at({"lpips": "/nowhere"}))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(JudgesError) as told:
+        weights.check(challenge)
+    with pytest.raises(JudgesError) as caught:
+        locate(challenge)
+    assert str(told.value) == str(caught.value)
+
+    monkeypatch.setattr("evaluation.weights._known_digest", refuse)
+    weights.check(JudgeSpec.named(tiny_judges))
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"XDG_CACHE_HOME": "~/c"}, {"XDG_CACHE_HOME": "/c"}, {"TORCH_HOME": "~/t"}]
+)
+def test_torch_hub_is_where_torch_says(given: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("XDG_CACHE_HOME", "TORCH_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert weights.torch_hub() == Path(torch.hub.get_dir())
 
 
 def test_downloaded_files_are_found_by_name_and_checked(

@@ -16,7 +16,8 @@ from evaluation.judges import NOUNS, NetworkSpec
 from evaluation.loaders import LOADERS
 from evaluation.pictures import MODES
 from evaluation.preprocess import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, HfPreprocess
-from evaluation.weights import Located, read_state
+from evaluation.states import read_state
+from evaluation.weights import Located
 from tests.evaluation.tiny import picture, save_tokenizer
 
 CPU = torch.device("cpu")

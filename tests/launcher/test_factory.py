@@ -37,6 +37,12 @@ def test_the_pool_is_made_from_settings(tmp_path: Path) -> None:
     executor.close(kill=True)
 
 
+def test_only_what_starts_jobs_on_this_machine_is_here() -> None:
+    hydra = {name: {"name": "hydra", "launcher": name} for name in ("basic", "joblib", "submitit_slurm")}
+    settings = [{"name": "gpu_pool"}, *hydra.values(), {"name": "slurm"}, {"name": "ray"}]
+    assert [build(one).is_here for one in settings] == [True, True, True, False, False, False]
+
+
 def test_every_fault_is_told_at_once() -> None:
     wrong = {"name": "gpu_pool", "jobs_per_gpu": 0, "cpu_slot": 2, "idle_seconds": "soon"}
     with pytest.raises(ConfigError) as caught:

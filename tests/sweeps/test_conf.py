@@ -115,7 +115,12 @@ def test_keys_of_upstream_are_accepted() -> None:
 def test_other_applications_get_the_same_defaults() -> None:
     ours = plain_settings(sweeper())
     theirs = plain_settings(build_settings(DEFAULTS | {"direction": "maximize"}))
-    assert {key for key in ours if ours[key] != theirs[key]} == {"sampler", "pruner", "not_content"}
+    assert {key for key in ours if ours[key] != theirs[key]} == {
+        "sampler",
+        "pruner",
+        "not_content",
+        "preflight",
+    }
 
 
 @pytest.mark.parametrize(

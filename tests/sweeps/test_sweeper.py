@@ -49,6 +49,12 @@ def space(trial, config):
     if trial.params["shape"] == "square":
         trial.suggest_int("side", 1, 3)
 
+def look(points, here):
+    faulty = [point.x for point in points if Path("fault").exists()]
+    if faulty:
+        raise DataError([Fault(Path("/set"), f"is empty at x = {faulty}", "fill it")])
+    return [f"looked, {here}"]
+
 if __name__ == "__main__":
     app()
 """
@@ -227,6 +233,36 @@ def test_failures_never_end_a_sweep_and_all_failed_still_reports(app: App) -> No
     assert "no trial has finished yet" in page
 
 
+def test_an_application_may_refuse_before_anything_is_made_and_where_trials_are_left(app: App) -> None:
+    fault = app.folder / "fault"
+    fault.touch()
+    words = ["-m", "x=1,2,3", "hydra.sweeper.preflight=app.look"]
+    code, out = app.run(*words)
+    assert code != 0
+    assert out.count("/set: is empty at x = [1, 2, 3]; fill it") == 1
+    assert app.calls() == []
+    assert not (app.folder / "multirun").exists()
+    fault.unlink()
+    code, out = app.run(
+        *words, "hydra.sweeper.n_trials=2", "hydra.sweeper.sampler=grid", "hydra.sweeper.study_name=s"
+    )
+    assert code == 0, out
+    assert out.count("looked, True") == 1
+    fault.touch()
+    there = {path: path.stat() for path in app.sweeps()[0].rglob("*") if path.name != "controller.lock"}
+    words += ["hydra.sweeper.sampler=grid", "hydra.sweeper.study_name=s"]
+    code, out = app.run(*words, "hydra.sweeper.n_trials=3")  # one is left
+    assert code != 0
+    assert "/set: is empty" in out
+    assert {path: path.stat().st_mtime_ns for path in there} == {p: s.st_mtime_ns for p, s in there.items()}
+    code, out = app.run(*words, "hydra.sweeper.n_trials=2")  # nothing is left to start
+    assert code == 0, out
+    assert len(app.calls()) == 2
+    code, out = app.run(*words, "hydra.sweeper.n_trials=3", "hydra.sweeper.preflight=null")
+    assert code == 0, out
+    assert len(app.calls()) == 3
+
+
 def test_another_search_on_the_same_study_is_refused(app: App) -> None:
     app.run("-m", "x=1,2", "hydra.sweeper.study_name=mine")
     head = app.folder / "multirun" / "mine" / "sweep.json"
@@ -266,6 +302,7 @@ def test_two_studies_do_not_share_a_folder(app: App) -> None:
         (["x=1,2", "hydra.sweeper.sampler=tpo"], ["tpo", "cmaes"]),
         (["x=1,2", "+hydra.sweeper.n_trial=3"], ["n_trial", "did you mean n_trials"]),
         (["x=1,2", "launcher.cpu_slots=0"], ["launcher.cpu_slots"]),
+        (["x=1,2", "hydra.sweeper.preflight=app.lock"], ["hydra.sweeper.preflight = app.lock", "give module.function"]),
         (["nope=1,2"], ["nope"]),
         (["x=5", "hydra.sweeper.sampler=tpe"], ["nothing is searched"]),
         (["x=1,2", "hydra.sweeper.storage=study.db"], ["must be a URL"]),
@@ -321,6 +358,28 @@ def test_earlier_results_are_told_or_tried_first(app: App) -> None:
     assert states == [("COMPLETE", True)] * 4 + [("COMPLETE", False)]
     assert study.trials[3].params == {"x": x}
     assert app.calls().count(f"{x} round 0") >= 2  # the run, and the trial that tries its point
+
+
+def test_what_every_trial_would_stop_at_is_told_once_and_starts_nothing(tmp_path: Path) -> None:
+    words = ["lora.rank=4,8", "data=challenge", "data.root=/nowhere", "model.path=/nowhere", "debug=tiny"]
+    done = subprocess.run(
+        [sys.executable, "-m", "jdx.train", "-m", *words],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JDX_STORE": str(tmp_path / "store")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    for told in (
+        "/nowhere: does not exist; data.root must be",
+        "model.path = /nowhere\n",
+        "none was started",
+    ):
+        assert done.stderr.count(told) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
 @pytest.mark.slow

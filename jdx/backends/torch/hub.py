@@ -5,6 +5,7 @@ A hub id that is complete in the local cache is used as it is, without asking th
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from jdx.backends.base import ModelSpec
@@ -17,6 +18,8 @@ GONE = (
     f"{MIRROR} exist"
 )
 REACH_SECONDS = 5.0
+_HUB_ID = re.compile(r"\b[\w.-]+\b/\b[\w.-]{1,96}\b", re.ASCII)
+"""OWNER/NAME as huggingface_hub checks it, which raises on anything else."""
 
 
 def locate(spec: ModelSpec, *, download: bool = True) -> Path:
@@ -57,8 +60,7 @@ def spec_faults(spec: ModelSpec) -> list[str]:
 
 def looks_like_hub_id(path: str) -> bool:
     """Whether `path` can be a hub id, OWNER/NAME, and not only a folder that is not there."""
-    parts = path.split("/")
-    return len(parts) == 2 and all(parts) and parts[0][0] not in ".~" and "\\" not in path
+    return _HUB_ID.fullmatch(path) is not None and not any(pair in path for pair in ("--", ".."))
 
 
 def _absent(spec: ModelSpec) -> str:

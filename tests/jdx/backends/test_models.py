@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 
 from jdx.backends.base import ModelSpec
@@ -173,6 +175,15 @@ def test_other_kinds_of_model_are_refused(copy: Path, file: str, change: dict[st
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     assert "is not a folder" in hub.spec_faults(ModelSpec(str(tmp_path / "nothing")))[0]
     assert "model_index.json is missing" in hub.spec_faults(ModelSpec(str(tmp_path)))[0]
+
+
+@pytest.mark.parametrize("path", ["a b/c", "-a/b", "a--b/c", "a/b..", "a\\b/c", "é/a", f"a/{'b' * 97}"])
+def test_what_the_hub_client_refuses_is_no_hub_id(path: str) -> None:
+    with pytest.raises(HFValidationError):
+        try_to_load_from_cache(path, "model_index.json")
+    (fault,) = hub.spec_faults(ModelSpec(path))
+    assert "is not a folder; give model.path" in fault
+    assert hub.looks_like_hub_id("Stable_Org/some-model_2.1")
 
 
 def test_a_hub_id_without_network(monkeypatch: pytest.MonkeyPatch) -> None:
