@@ -51,8 +51,8 @@ def check(points: Iterable[DictConfig], *, here: bool) -> list[str]:
     """Look at a sweep's settings, data set, model, judges and store as its trials will.
 
     points: configurations of trials, interpolations as written; they are asked for one by one, and only until all
-    is seen to be well at one of them. here: whether the trials run on this machine. Returns what is to be said where
-    they may see other disks. Raises: EveryTrialError.
+    is seen to be well at one of them; those with faulty settings tell nothing of the rest. here: whether the trials run
+    on this machine. Returns what is to be said where they may see other disks. Raises: EveryTrialError.
     """
     settings, places = _Shared(), [_Place(*one) for one in LOOKS]
     for point in points:

@@ -84,6 +84,13 @@ def test_faults_of_the_settings_come_first_and_alone(shared: list[str]) -> None:
         preflight.check(Points(["data=challenge"], ["lora.rank=4"], ["lora.rank=8"]), here=True)
 
 
+def test_points_with_faulty_settings_tell_nothing_of_the_rest(shared: list[str]) -> None:
+    words = [*shared, f"model.path={NOWHERE}"]
+    with pytest.raises(EveryTrialError) as caught:
+        preflight.check(Points(words, ["train.steps=-1"], ["train.steps=5"]), here=True)
+    assert [fault.key for fault in caught.value.faults] == ["model.path"]
+
+
 @pytest.mark.parametrize(
     "points",
     [

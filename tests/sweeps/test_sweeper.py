@@ -263,6 +263,27 @@ def test_an_application_may_refuse_before_anything_is_made_and_where_trials_are_
     assert len(app.calls()) == 3
 
 
+def test_trials_that_an_earlier_controller_left_are_trials_to_be_run(app: App) -> None:
+    end, fault = app.folder / "end", app.folder / "fault"
+    words = ["-m", "x=1,2", f"wait={end}", "hydra.sweeper.preflight=app.look"]
+    first = app.start(*words)
+    deadline = time.monotonic() + 180
+    while len(app.calls()) < 2:  # all there are: they wait
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    first.kill()
+    first.communicate(timeout=240)
+    fault.touch()
+    code, out = app.run(*words)
+    assert code != 0
+    assert "/set: is empty" in out
+    fault.unlink()
+    end.touch()
+    code, out = app.run(*words)
+    assert code == 0, out
+    assert (len(app.calls()), app.results()["finished"]) == (2, 2)
+
+
 def test_another_search_on_the_same_study_is_refused(app: App) -> None:
     app.run("-m", "x=1,2", "hydra.sweeper.study_name=mine")
     head = app.folder / "multirun" / "mine" / "sweep.json"
