@@ -88,6 +88,7 @@ def _speak_to(streams: Sequence[int]) -> None:
 
 
 def _obey(order: Mapping[str, Any]) -> dict[str, Any]:
+    os.chdir(order["folder"])
     config = validation.build(order["config"])
     store = {"store": Path(config.store.root).expanduser().absolute()}
     with told(store), Progress(quiet=True) as progress, resting():

@@ -54,8 +54,7 @@ class Crew:
         if failure is None:
             _idle.extend(self._shards)
             return
-        for shard in self._shards:
-            shard.end()
+        _end(self._shards)
 
     def make(self, bench: Bench, styles: Sequence[str], seeds: Seeds, make: Make) -> Failed:
         """Have everything made that the store lacks for some styles of a bench; returns those that stopped.
@@ -110,11 +109,17 @@ def idle_processes() -> list[int]:
 @atexit.register
 def dismiss(but: Sequence[str] = ()) -> None:
     """End the processes that wait for the next trial, those of some devices excepted."""
-    kept = [shard for shard in _idle if shard.device in but]
-    for shard in _idle:
-        if shard not in kept:
-            shard.end()
-    _idle[:] = kept
+    left = [shard for shard in _idle if shard.device not in but]
+    _idle[:] = [shard for shard in _idle if shard.device in but]
+    _end(left)
+
+
+def _end(shards: Sequence[_Shard]) -> None:
+    """All hear of it before one is waited for: Ctrl-C may come once more meanwhile."""
+    for shard in shards:
+        shard.let_go()
+    for shard in shards:
+        shard.end()
 
 
 def shares(styles: Sequence[str], count: int) -> list[list[str]]:
@@ -157,6 +162,8 @@ class _Shard:
         self.device = device
         self._surroundings = _surroundings()
         self._link, theirs = socket.socketpair()
+        for end in (self._link, theirs):
+            end.settimeout(None)  # whatever the program's default is: a share takes hours
         self._answers = self._link.makefile(encoding="utf-8")
         env = dict(os.environ)
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [env.get("PYTHONPATH"), str(ROOT)]))
@@ -168,7 +175,9 @@ class _Shard:
                 env=env,
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                process_group=0,  # Ctrl-C is for the trial, which then ends its processes
+                # Ctrl-C is for the trial, which then ends its processes. Not only a process group of its own: in the
+                # background a terminal with `stty tostop` stops who writes to it.
+                start_new_session=True,
             )
 
     @property
@@ -192,6 +201,7 @@ class _Shard:
         tracker = changed(config.tracker, name="none")
         sampler = changed(config.sampler, seeds=None)  # read already; the file may be another one by now
         order = {
+            "folder": os.getcwd(),  # of relative paths; it may be another one than when the process was started
             "config": plain(changed(config, backend=backend, tracker=tracker, sampler=sampler, quiet=True)),
             "seeds": seeds,
             "fixed_seeds": bench.fixed_seeds,
@@ -226,11 +236,15 @@ class _Shard:
             "backend.devices=[] one device makes all styles."
         )
 
-    def end(self) -> None:
-        """One that still works is ended, since nobody waits for it."""
+    def let_go(self) -> None:
+        """Tell it to end, also in the middle of its work, since nobody waits for it."""
         self._answers.close()
         self._link.close()
         self._process.terminate()
+
+    def end(self) -> None:
+        """Let go of it, and return when it has ended."""
+        self.let_go()
         try:
             self._process.wait(10.0)
         except subprocess.TimeoutExpired:

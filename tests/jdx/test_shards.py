@@ -6,6 +6,9 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +19,7 @@ import psutil
 import pytest
 
 from evaluation import load_judges
-from jdx import device_list, shards, trial, validation
+from jdx import ROOT, device_list, shards, trial, validation
 from jdx.backends import make_backend
 from jdx.errors import BackendError, ConfigError
 from jdx.progress import Progress
@@ -84,6 +87,9 @@ class Stopping:
             failed, {"train": {"made": len(failed), "reused": 0}}, [(1, {self.styles[0]: 0.5})]
         )
 
+    def let_go(self) -> None:
+        return
+
     def end(self) -> None:
         return
 
@@ -146,7 +152,8 @@ def test_further_devices_stay_for_the_next_trial(lab: Lab, monkeypatch: pytest.M
     assert len(first) == 1
     assert shared(lab.root / "2.log", "optim.unet.lr=0.02")[0] == first
     monkeypatch.setenv("WANDB_RUN_ID", "another")
-    again, run = shared(lab.root / "3.log", "optim.unet.lr=0.03")
+    monkeypatch.chdir(lab.root)
+    again, run = shared(lab.root / "3.log", "optim.unet.lr=0.03", "store.root=store")
     assert again == first
     with pytest.raises(ConfigError):
         lab.run(*TWO, "optim.unet.lr=0.04", "lora.unet.targets=[nothing]")
@@ -175,6 +182,11 @@ def test_a_device_that_is_of_no_use_any_more_is_ended(cause: str, monkeypatch: p
     assert not any(map(psutil.pid_exists, [pid, *left]))
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether weights are below a folder; folders that go while they are looked through are no error."""
+    return any(name.endswith(".safetensors") for _, _, names in os.walk(folder) for name in names)
+
+
 @pytest.mark.slow
 def test_a_device_ends_with_its_trial(lab: Lab) -> None:
     """Also in the middle of its work: the trial's process may have been killed."""
@@ -186,14 +198,67 @@ def test_a_device_ends_with_its_trial(lab: Lab) -> None:
     try:
         shard.order(bench, seeds, ["05"])
         limit = time.monotonic() + 180.0
-        while not any((lab.root / "store").rglob("*.safetensors")) and time.monotonic() < limit:
+        while not has_weights(lab.root / "store"):
             assert shard._process.poll() is None
+            assert time.monotonic() < limit
             time.sleep(0.1)
-        assert shard._process.poll() is None
         shard._link.shutdown(socket.SHUT_RDWR)  # as when our process is no more
         assert shard._process.wait(30.0) == 0
     finally:
         shard.end()
+
+
+def test_all_devices_end_when_ending_them_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C, and once more: the first is still waited for."""
+    hired = [shards._Shard("cpu"), shards._Shard("cpu")]
+    shards._idle.extend(hired)
+
+    def interrupted(timeout: float | None = None) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hired[0]._process, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        shards.dismiss()
+    assert shards.idle_processes() == []
+    monkeypatch.undo()
+    assert [shard._process.wait(60.0) for shard in hired] == [-signal.SIGTERM] * 2
+
+
+TERMINAL = """
+    import os, socket, sys, termios
+
+    terminal = os.open(sys.argv[1], os.O_RDWR)
+    settings = termios.tcgetattr(terminal)
+    settings[3] |= termios.TOSTOP
+    termios.tcsetattr(terminal, termios.TCSANOW, settings)
+    socket.setdefaulttimeout(0.01)
+    from jdx import shards
+
+    shard = shards._Shard("cpu")
+    try:
+        shard._link.sendall(b"an order\\n")
+        print(shard._answers.readline())
+    finally:
+        shard.end()
+"""
+
+
+def test_a_device_answers_whatever_terminal_and_timeout_its_program_has() -> None:
+    """A terminal may stop who writes to it from the background; sockets may have a default timeout."""
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-c", textwrap.dedent(TERMINAL), os.ttyname(theirs)]
+    program = subprocess.Popen(
+        command, cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE, stderr=theirs, text=True
+    )
+    try:
+        answer, _ = program.communicate(timeout=180.0)
+        said = os.read(ours, 1 << 16).decode()
+    finally:
+        program.kill()
+        os.close(ours)
+        os.close(theirs)
+    assert "JSONDecodeError" in answer, said
+    assert "a share of the styles failed" in said
 
 
 def test_styles_are_dealt_out() -> None:
