@@ -20,6 +20,7 @@ from jdx import ROOT
 from sweeps.ledger import WARM
 from sweeps.report.read import read_sweep
 from sweeps.storage import STUDY_FILE
+from tests.launcher.kit import runs
 
 APP = """
 import math, os, sys, time
@@ -28,6 +29,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from data.faults import DataError, Fault
+from jdx import shards
 
 OmegaConf.register_new_resolver("double", lambda x: 2 * x, replace=True)
 
@@ -35,6 +37,11 @@ OmegaConf.register_new_resolver("double", lambda x: 2 * x, replace=True)
 def app(config: DictConfig):
     with open(Path(hydra.utils.get_original_cwd()) / "calls.txt", "a") as file:
         file.write(f"{config.x} {config.shape.name} {config.seed}\\n")
+    if config.crew:
+        with shards.Crew(["cpu", "cpu"]) as crew:
+            crew._hire(1)
+        with open(Path(hydra.utils.get_original_cwd()) / "crews.txt", "a") as file:
+            file.write(f"{os.getpid()} {shards.idle_processes()}\\n")
     while config.wait and not Path(config.wait).exists():
         time.sleep(0.05)
     if config.x == 99:
@@ -69,6 +76,7 @@ side: 0
 wait: ""
 seed: 0
 pair: false
+crew: false
 twice: ${double:${x}}
 launcher:
   name: gpu_pool
@@ -232,6 +240,18 @@ def test_failures_never_end_a_sweep_and_all_failed_still_reports(app: App) -> No
     assert json.loads((app.folder / "multirun" / "bad" / "results.json").read_text())["failed"] == 1
     page = (app.folder / "multirun" / "bad" / "sweep.html").read_text(encoding="utf-8")
     assert "no trial has finished yet" in page
+
+
+def test_a_workers_trials_share_the_processes_of_further_devices(app: App) -> None:
+    """Also after one that failed later on."""
+    words = ["-m", "x=1,99,2", "crew=true", "launcher.cpu_slots=1", "hydra.sweeper.retries=1"]
+    code, out = app.run(*words)
+    assert code == 0, out
+    crews = (app.folder / "crews.txt").read_text().splitlines()
+    assert len(crews) >= 3
+    assert len(set(crews)) == 1, crews
+    (pid,) = json.loads(crews[0].partition(" ")[2])
+    assert not runs(pid)
 
 
 def test_an_application_may_refuse_before_anything_is_made_and_where_trials_are_left(app: App) -> None:
