@@ -54,7 +54,7 @@ class PoolSettings:
     idle_seconds: Seconds = 60.0
     """A worker without a job gives its card back after so long."""
     memory_growth: Annotated[float, Field(gt=0)] = 4.0
-    """GiB that a worker may grow after its first job before a fresh one takes over."""
+    """GiB that a worker, or a process that it keeps, may grow after its first job before a fresh one takes over."""
     foreign_memory: Annotated[float, Field(ge=0)] = 1.0
     """GiB that processes outside of the leases may use of a card; with more it is left alone."""
     stale_after: Seconds = 30.0

@@ -171,7 +171,21 @@ def grow(folder: Path, payload: Payload, channel: Channel) -> Value:
     return {"pid": os.getpid()}
 
 
+def grow_child(folder: Path, payload: Payload, channel: Channel) -> Value:
+    """Keep memory in a process that stays for the next job."""
+    code = (
+        "import os, sys; held = os.urandom(1 << 20) * int(sys.argv[1]); print(flush=True); sys.stdin.read()"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, str(payload["mib"])], stdin=-1, stdout=-1)
+    assert child.stdout is not None
+    child.stdout.readline()
+    CHILDREN.append(child)
+    channel.kept.update(one.pid for one in CHILDREN)
+    return {"pid": os.getpid()}
+
+
 KEPT: list[bytearray] = []
+CHILDREN: list[subprocess.Popen[bytes]] = []
 
 
 def fill_address_space(folder: Path, payload: Payload, channel: Channel) -> Value:

@@ -160,11 +160,12 @@ def test_what_a_job_keeps_lives_on_for_the_workers_next_job(pool: Pool, tmp_path
     happens(lambda: not any(map(runs, children("kept"))))
 
 
-def test_a_worker_that_grows_is_replaced(pool: Pool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["grow", "grow_child"])
+def test_a_worker_that_grows_is_replaced(pool: Pool, tmp_path: Path, what: str) -> None:
     executor = pool(memory_growth=0.05)
     seen = []
-    for number, mib in enumerate((1, 1, 80, 1)):
-        ended(executor, executor.submit(spec(tmp_path / str(number), "grow", mib=mib)))
+    for number, mib in enumerate((1, 1, 180, 1)):
+        ended(executor, executor.submit(spec(tmp_path / str(number), what, mib=mib)))
         seen.append(value(tmp_path / str(number))["pid"])
     assert seen[0] == seen[1] == seen[2] != seen[3]
 
