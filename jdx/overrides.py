@@ -24,6 +24,8 @@ TEXTS = {key for key, field in leaves(TrialConfig).items() if is_text(field)} | 
     "hydra.sweep.dir",
 }
 """Settings whose value is one text, such as a path."""
+OF_PLUGINS = {"hydra/sweeper"}
+"""Groups with options of Hydra's and its plugins', which Hydra lists itself when one is misspelt."""
 CONFIG_PATH = {"--config-path", "-cp"}
 MULTIRUN = {"-m", "--multirun"}
 
@@ -176,7 +178,7 @@ def _foreign() -> set[str]:
 
 def _option_faults(override: Override) -> list[Fault]:
     options = _groups().get(override.key_or_group)
-    if options is None:
+    if options is None or override.key_or_group in OF_PLUGINS:
         return []
     return [
         Fault(override.key_or_group, name, f"must be one of {', '.join(options)}{nearest(name, options)}")

@@ -81,6 +81,7 @@ def test_unknown_options_and_unreadable_values_are_told_with_the_rest() -> None:
         ["~debug"],
         ["lora.rank=2", "--config-dir", "/mine"],
         ["hydra.sweeper.n_trials=3", "hydra.sweeper.sampler.seed=1", "hydra/sweeper=optuna"],
+        ["hydra/sweeper=basic"],
         ["hydra/sweeper=mine", "hydra.sweeper.own=1", "--config-dir=/mine"],
         ["hydra.job.name=x"],
     ],
@@ -96,8 +97,16 @@ def test_settings_of_the_launcher_are_known_and_their_misspellings_told() -> Non
 
 
 def test_misspelt_keys_of_a_sweep_are_told_with_their_values() -> None:
-    faults = faults_of("lora.rnk=4,8", "hydra.sweeper.n_trails=3", "hydra.sweeper.samplr.seed=1", "-m")
-    assert set(faults) == {"lora.rnk=4,8", "hydra.sweeper.n_trails=3", "hydra.sweeper.samplr=1"}
+    faults = faults_of(
+        "lora.rnk=4,8",
+        "hydra.sweeper.n_trails=3",
+        "hydra.sweeper.samplr.seed=1",
+        "hydra/sweeper/pruner=hyperbland",
+        "-m",
+    )
+    assert set(faults) == {
+        "lora.rnk=4,8", "hydra.sweeper.n_trails=3", "hydra.sweeper.samplr=1", "hydra/sweeper/pruner=hyperbland",
+    }  # fmt: skip
     assert "did you mean lora.rank?" in faults["lora.rnk=4,8"]
     assert "hydra.sweeper.n_trials" in faults["hydra.sweeper.n_trails=3"]
 
