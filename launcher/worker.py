@@ -57,7 +57,7 @@ class _Attempt:
     gpus: tuple[str, ...]
     start: float = field(default_factory=time.monotonic)
     over: bool = False
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.RLock = field(default_factory=threading.RLock)
 
     def finish(self, state: str, **content: Any) -> None:
         """Write the result, if nobody has; waits for room when the disk is full. Raises: OSError, TypeError."""
@@ -253,14 +253,15 @@ def _pulse(attempt: _Attempt) -> Iterator[None]:
 
 def _expire(attempt: _Attempt) -> None:
     """Time is up: where every thread was goes to the log, then the process ends with all it started."""
-    if attempt.over:
-        return
-    message = f"ran longer than {attempt.spec.timeout:g} s"
-    _say(f"{message}; it was here:")
-    faulthandler.dump_traceback(all_threads=True)
-    processes.kill_children(grace=0.5)
-    attempt.finish("failed", error={"kind": str(Kind.TIMEOUT), "message": message, "traceback": ""})
-    os._exit(EXPIRED)
+    with attempt.lock:  # when its children end, the job may fail of it: too late to say so
+        if attempt.over:
+            return
+        message = f"ran longer than {attempt.spec.timeout:g} s"
+        _say(f"{message}; it was here:")
+        faulthandler.dump_traceback(all_threads=True)
+        processes.kill_children(grace=0.5)
+        attempt.finish("failed", error={"kind": str(Kind.TIMEOUT), "message": message, "traceback": ""})
+        os._exit(EXPIRED)
 
 
 @contextmanager
