@@ -111,15 +111,23 @@ def test_a_trial_is_told_what_is_switched_off(tmp_path: Path) -> None:
     assert (backend.compile, backend.fused, backend.graphs) == ("off", "off", "off")
 
 
-def test_more_steps_are_timed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second for each step, ten for what all trials share; a step that an earlier trial made is not made again."""
+def test_scaling_times_all_steps_and_nothing_but_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second for each step, 100 for what all trials share and 50 for each card's process to start.
+
+    A step that an earlier trial made is not made again.
+    """
     made: dict[str, int] = {}
+    cards = {1}
 
     def run(folder: Path, words: list[str], name: str) -> tuple[float, dict[str, object]]:
         told = dict(word.split("=", 1) for word in words)
         steps, rate = int(told["train.steps"]), told["optim.unet.lr"]
-        taken = steps - made.get(rate, 0) + (0 if made else 10)
+        count = told["backend.devices"].count("cpu")
+        taken = steps - made.get(rate, 0) + (0 if made else 100) + (0 if count in cards else 50)
         made[rate] = steps
+        cards.add(count)
         return taken, {}
 
     monkeypatch.setattr(whole, "run", run)
@@ -128,7 +136,7 @@ def test_more_steps_are_timed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         Rows(tmp_path / "rows.json"), tmp_path, sd21_gpu.QUICK, "off", torch.device("cpu"), cards=(1, 2)
     )
     sd21_gpu.scaling(bench)
-    assert [(row.what, row.value) for row in bench.rows.rows] == [("1 cards", 4), ("2 cards", 4)]
+    assert [(row.what, row.value) for row in bench.rows.rows] == [("1 cards", 22), ("2 cards", 22)]
 
 
 def test_it_measures_training_and_drawing_and_tells_its_table(
