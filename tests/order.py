@@ -31,6 +31,7 @@ LONGEST = (
     "tests/jdx/backends/jittor/test_training.py",
     "tests/jdx/test_trial.py",
     "tests/faults/test_controller_dies.py",
+    "tests/faults/test_workers.py",
     "tests/test_sd21_gpu.py",
     "tests/jdx/stages/test_wording.py",
     "tests/jdx/backends/jittor/test_nets.py",
