@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+from jdx.disk import FULL
 from launcher.base import Kind
 
 OOM_WORDS = (
@@ -65,7 +66,7 @@ def kind_of(error: BaseException) -> Kind:
 
 def _kind(error: BaseException) -> Kind:
     text = str(error).lower()
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    if isinstance(error, OSError) and error.errno in FULL:
         return Kind.DISK_FULL
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return Kind.OOM
