@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from data.faults import DataError
@@ -111,12 +111,8 @@ class _Place(_Shared):
 
 def _trial(point: DictConfig, *, files: bool) -> TrialConfig:
     """Raises: ConfigError; OmegaConfBaseException where an interpolation leads nowhere."""
-    resolved, written = (OmegaConf.to_container(point, resolve=resolve) for resolve in (True, False))
-    assert isinstance(resolved, dict)
-    assert isinstance(written, dict)
-    named = {str(key): value for key, value in resolved.items()}
-    lent = validation.borrowed({str(key): value for key, value in written.items()})
-    return validation.build(named, lent, files=files)
+    resolved, written = (validation.nested(point, resolve=resolve) for resolve in (True, False))
+    return validation.build(resolved, validation.borrowed(written), files=files)
 
 
 def _data(trial: TrialConfig, here: bool) -> Sequence[AnyFault]:

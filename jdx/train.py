@@ -59,7 +59,7 @@ def _trial(config: DictConfig) -> float:
 
     runtime = HydraConfig.get().runtime
     plain = validation.anchored(_resolved(config), Path(runtime.cwd))
-    checked = validation.build(plain, validation.borrowed(_plain(config, resolve=False)))
+    checked = validation.build(plain, validation.borrowed(validation.nested(config, resolve=False)))
     # Imported late, like torch below: a wrong setting or path is told in a second, not after they have loaded.
     from jdx import summary, trial
 
@@ -78,16 +78,13 @@ def _trial(config: DictConfig) -> float:
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
     """The composed configuration as nested dicts, interpolations resolved. Raises: ConfigError."""
+    from jdx import validation
+
     try:
-        return _plain(config, resolve=True)
+        return validation.nested(config, resolve=True)
     except OmegaConfBaseException as error:
         key = str(error.full_key or "configuration")
         raise ConfigError([Fault(key, "", str(error.msg or error).splitlines()[0])]) from None
-
-
-def _plain(config: DictConfig, *, resolve: bool) -> dict[str, Any]:
-    plain = OmegaConf.to_container(config, resolve=resolve, throw_on_missing=False)
-    return {str(key): value for key, value in plain.items()} if isinstance(plain, dict) else {}
 
 
 def _use_threads(threads: int) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
 from pydantic import TypeAdapter, ValidationError
 
 from jdx.backends.jittor.limits import config_faults as limit_faults
@@ -49,6 +50,12 @@ def build(
     if faults:
         raise ConfigError(faults)
     return trial
+
+
+def nested(config: DictConfig, *, resolve: bool) -> dict[str, Any]:
+    """A composed configuration as nested dicts. Raises: OmegaConfBaseException where an interpolation leads nowhere."""
+    found = OmegaConf.to_container(config, resolve=resolve, throw_on_missing=False)
+    return {str(key): value for key, value in found.items()} if isinstance(found, dict) else {}
 
 
 def borrowed(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
