@@ -95,14 +95,15 @@ class Setting:
         """A point as the composer wants it, which knows the fixed overrides."""
         return self.overrides(params, seed)[len(self.space.fixed) :]
 
-    def look(self) -> list[str]:
-        """Have the application look at some points; returns what is to be said. Raises: as it does."""
+    def looked(self) -> Setting:
+        """The same, once the application has looked at some points and said what it has to say. Raises: as it does."""
         if self.preflight is None:
-            return []
+            return self
         seed = next(iter(self.settings.seeds), None)
         points = some_points(self.space, self.config)
         seen = configs(self.composer, points, lambda params: self._words(params, seed))
-        return list(self.preflight(seen, here=self.launch.is_here))
+        said = self.preflight(seen, here=self.launch.is_here)
+        return replace(self, notes=[*self.notes, *said], preflight=None)
 
     def spec(self, ticket: Ticket, seed: int | None, folder: Path, attempt: int) -> JobSpec:
         """The job of one attempt."""
@@ -158,7 +159,7 @@ def sweep(
     setting = prepare(given, arguments, context, task_function, config)
     warnings.filterwarnings("ignore", category=ExperimentalWarning)
     if not (setting.folder / HEAD).exists():  # else once it is known whether a trial is left to run
-        setting = replace(setting, notes=[*setting.notes, *setting.look()], preflight=None)
+        setting = setting.looked()
     with _alone(setting.folder), told({"sweep": setting.folder}):
         return _sweep(setting)
 
@@ -301,7 +302,7 @@ def _sweep(setting: Setting) -> Report:
         study, storage, setting.space, n_trials=setting.n_trials, owner=owner_name(folder), shared=shared
     )
     if ledger.left() or ledger.is_running():  # a finished study only tells what it has found
-        setting = replace(setting, notes=[*setting.notes, *setting.look()])
+        setting = setting.looked()
     _write_head(setting)  # not before: a command that is refused changes nothing here
     view = make_view(setting.name)
     view.start()
